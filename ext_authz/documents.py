@@ -1,0 +1,288 @@
+"""YAML text to marked nodes, and mistakes to `FILE:LINE:COL: message` with a caret.
+
+Law: a scalar is the text as written (`17:00`, `0123` and `no` stay what they
+look like); the reader that wants another type parses that text. Duplicate
+keys, tags and merge keys are mistakes. Non-goal: knowing any schema.
+"""
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import yaml
+
+MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024
+MAX_DEPTH: Final = 64
+MAX_NODES: Final = 4_000_000
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Mark:
+    """A place in a file; line and column count from 1 (a column is a character)."""
+
+    file: str
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnostic:
+    """One mistake or warning. `code` names a lint ("" for mistakes)."""
+
+    mark: Mark | None
+    message: str
+    warning: bool = False
+    code: str = ""
+
+    def render(self, texts: Mapping[str, str] | None = None) -> str:
+        """Return `FILE:LINE:COL: message`, with the source line and a caret where `texts` has the file."""
+        head = f"{self.mark}: {self.message}" if self.mark else self.message
+        if self.warning:
+            head = f"{self.mark}: warning: {self.message}" if self.mark else f"warning: {self.message}"
+        if self.mark is None or texts is None or self.mark.file not in texts:
+            return head
+        lines = texts[self.mark.file].splitlines()
+        if not 0 < self.mark.line <= len(lines):
+            return head
+        line = lines[self.mark.line - 1].replace("\t", " ")
+        return f"{head}\n  {line}\n  {' ' * (self.mark.column - 1)}^"
+
+
+class DocumentError(Exception):
+    """One or more mistakes in what a user wrote; `diagnostics` is sorted by place.
+
+    `texts` maps file names to their text, for the caret lines.
+    """
+
+    def __init__(self, diagnostics: Iterable[Diagnostic], texts: Mapping[str, str] | None = None) -> None:
+        self.diagnostics = tuple(
+            sorted(diagnostics, key=lambda d: (d.mark is not None, str(d.mark.file) if d.mark else "", d.mark or _TOP))
+        )
+        self.texts = dict(texts or {})
+        super().__init__("\n".join(d.render(self.texts) for d in self.diagnostics))
+
+
+_TOP = Mark("", 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A scalar as written. `plain`: not quoted, so `null`, `true` and numbers may be meant."""
+
+    text: str
+    plain: bool
+    mark: Mark
+
+    @property
+    def is_null(self) -> bool:
+        """Whether it is YAML's null (nothing, `~` or `null`, unquoted)."""
+        return self.plain and self.text in ("", "~", "null")
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """A list of nodes."""
+
+    items: tuple["Node", ...]
+    mark: Mark
+
+    def __iter__(self) -> Iterator["Node"]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+
+@dataclass(frozen=True, slots=True)
+class MappingNode:
+    """A mapping in order of writing; keys are scalars and unique."""
+
+    entries: tuple[tuple[Scalar, "Node"], ...]
+    mark: Mark
+    _index: dict[str, "Node"] = field(default_factory=dict, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._index.update((key.text, value) for key, value in self.entries)
+
+    def get(self, key: str) -> "Node | None":
+        """Return the value of `key`, or None."""
+        return self._index.get(key)
+
+    def key_mark(self, key: str) -> Mark:
+        """Return where `key` is written (the mapping's own mark when it is not)."""
+        return next((k.mark for k, _ in self.entries if k.text == key), self.mark)
+
+    def __iter__(self) -> Iterator[tuple[Scalar, "Node"]]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+
+Node = Scalar | Sequence | MappingNode
+
+
+class Text(str):
+    """A scalar in plain data: the text, remembering whether it was written unquoted."""
+
+    __slots__ = ("plain",)
+    plain: bool
+
+    def __new__(cls, text: str, *, plain: bool) -> "Text":
+        """Make a text; `plain` as in Scalar."""
+        made = super().__new__(cls, text)
+        made.plain = plain
+        return made
+
+
+Path = tuple[str | int, ...]
+
+
+def load(text: str, file: str) -> Node | None:
+    """Parse one YAML document; None when it is empty.
+
+    Raises DocumentError with every duplicate key, tag, merge key or alias bomb
+    found, or with the first syntax error.
+    """
+    texts = {file: text}
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise DocumentError([Diagnostic(Mark(file, 1, 1), f"larger than {MAX_DOCUMENT_BYTES} bytes")])
+    builder = _Builder(file)
+    try:
+        node = builder.build(text)
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark or error.context_mark
+        mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
+        raise DocumentError([Diagnostic(mark, error.problem or "not YAML")], texts) from None
+    except yaml.YAMLError as error:
+        raise DocumentError([Diagnostic(Mark(file, 1, 1), f"not YAML: {error}".splitlines()[0])], texts) from None
+    if builder.mistakes:
+        raise DocumentError(builder.mistakes, texts)
+    return node
+
+
+class _Builder:
+    """Builds nodes from libyaml's events; aliases are expanded within a budget."""
+
+    def __init__(self, file: str) -> None:
+        self.file = file
+        self.mistakes: list[Diagnostic] = []
+        self.anchors: dict[str, tuple[Node, int]] = {}
+        self.count = 0
+
+    def build(self, text: str) -> Node | None:
+        self.events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
+        root: Node | None = None
+        documents = 0
+        for event in self.events:
+            if isinstance(event, yaml.DocumentStartEvent):
+                documents += 1
+                first = next(self.events)
+                if documents > 1:
+                    self._mistake(first, "a second document; a file holds one")
+                    return None
+                node = self._node(first, 0)
+                empty = isinstance(node, Scalar) and node.is_null
+                root = None if empty else node
+        return root
+
+    def _mark(self, event: Any) -> Mark:
+        at = event.start_mark
+        return Mark(self.file, at.line + 1, at.column + 1)
+
+    def _mistake(self, event: Any, message: str) -> None:
+        self.mistakes.append(Diagnostic(self._mark(event), message))
+
+    def _spend(self, event: Any, nodes: int, depth: int) -> None:
+        self.count += nodes
+        if self.count > MAX_NODES:
+            raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} nodes", problem_mark=event.start_mark)
+        if depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)
+
+    def _node(self, event: Any, depth: int) -> Node:
+        self._spend(event, 1, depth)
+        if isinstance(event, yaml.AliasEvent):
+            known = self.anchors.get(event.anchor)
+            if known is None:
+                raise yaml.MarkedYAMLError(
+                    problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark
+                )
+            self._spend(event, known[1], depth)
+            return known[0]
+        if event.tag is not None and event.tag != "!":
+            self._mistake(event, f"tags are not supported: `{event.tag}`")
+        before = self.count
+        node: Node
+        if isinstance(event, yaml.ScalarEvent):
+            node = Scalar(event.value, event.style in (None, ""), self._mark(event))
+        elif isinstance(event, yaml.SequenceStartEvent):
+            items: list[Node] = []
+            while not isinstance(child := next(self.events), yaml.SequenceEndEvent):
+                items.append(self._node(child, depth + 1))
+            node = Sequence(tuple(items), self._mark(event))
+        else:
+            node = self._mapping(event, depth)
+        if event.anchor is not None:
+            self.anchors[event.anchor] = (node, self.count - before)
+        return node
+
+    def _mapping(self, event: Any, depth: int) -> MappingNode:
+        entries: list[tuple[Scalar, Node]] = []
+        seen: set[str] = set()
+        while not isinstance(child := next(self.events), yaml.MappingEndEvent):
+            key = self._node(child, depth + 1)
+            value = self._node(next(self.events), depth + 1)
+            if not isinstance(key, Scalar):
+                self._mistake(child, "a key must be text")
+            elif key.text == "<<" and key.plain:
+                self._mistake(child, "merge keys are not supported")
+            elif key.text in seen:
+                self._mistake(child, f"duplicate key `{key.text}`")
+            else:
+                seen.add(key.text)
+                entries.append((key, value))
+        return MappingNode(tuple(entries), self._mark(event))
+
+
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def to_plain(node: Node | None) -> Any:
+    """Turn nodes into dicts, lists, `Text` and None (for pydantic or JSON)."""
+    if node is None or (isinstance(node, Scalar) and node.is_null):
+        return None
+    if isinstance(node, Scalar):
+        return Text(node.text, plain=node.plain)
+    if isinstance(node, Sequence):
+        return [to_plain(item) for item in node.items]
+    return {key.text: to_plain(value) for key, value in node.entries}
+
+
+def mark_at(node: Node | None, path: Path, *, key: bool = False) -> Mark | None:
+    """Return the mark of the deepest node of `path` that exists; with `key`, of the last key itself."""
+    mark = node.mark if node is not None else None
+    for depth, step in enumerate(path):
+        last = depth == len(path) - 1
+        if isinstance(node, MappingNode):
+            found = node.get(str(step))
+            if found is None:
+                break
+            mark = node.key_mark(str(step)) if key and last else found.mark
+            node = found
+        elif isinstance(node, Sequence) and isinstance(step, int) and step < len(node.items):
+            node = node.items[step]
+            mark = node.mark
+        else:
+            break
+    return mark
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return `, did you mean `x`?` for the nearest of `known`, or ""."""
+    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
+    return f", did you mean `{near[0]}`?" if near else ""

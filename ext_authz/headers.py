@@ -1,0 +1,177 @@
+"""Which request headers an allow sets and strips before the upstream sees the request.
+
+Law: a name that any configuration or policy can inject reaches the upstream
+with our value or not at all; a name is never in both lists (Envoy removes
+after it sets). Non-goal: protobuf (response.py).
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+from ext_authz.model import Access, Auth, Identity, RequestFacts
+from ext_authz.template import Template, TemplateError, Value
+
+DECISION_ID: Final = "x-authz-decision-id"
+TTL: Final = "x-authz-ttl"
+RESERVED_PREFIX: Final = "x-authz-"
+DEFAULT_HEADERS: Final = {
+    "x-authz-subject": "${subject.name}",
+    "x-authz-auth": "${subject.auth}",
+    "x-authz-roles": "${subject.roles}",
+    "x-authz-policy": "${policy.id}",
+}
+MAX_HEADERS: Final = 32
+MAX_TOTAL_BYTES: Final = 16 * 1024
+MAX_NAME_BYTES: Final = 128
+
+_NAME = re.compile(r"[a-z0-9!#$%&'*+.^_|~-]+\Z")
+_FORBIDDEN = frozenset(
+    {
+        "host",
+        "content-length",
+        "transfer-encoding",
+        "connection",
+        "te",
+        "trailer",
+        "upgrade",
+        "keep-alive",
+        "proxy-connection",
+        "x-request-id",
+        DECISION_ID,
+        TTL,
+    }
+)
+_OURS = frozenset({DECISION_ID, TTL})
+_FORBIDDEN_PREFIXES = (":", "x-envoy-", "x-forwarded-", "grpc-")
+
+_SUBJECT = frozenset(
+    {
+        "id",
+        "name",
+        "auth",
+        "issuer",
+        "roles",
+        "groups",
+        "org",
+        "scopes",
+        "mfa",
+        "workload",
+        "cert_fingerprint",
+    }
+)
+
+
+def known_variable(name: str) -> bool:
+    """Whether `name` may stand in a header template."""
+    head, _, rest = name.partition(".")
+    if head == "subject":
+        return rest in _SUBJECT or (rest.startswith("claims.") and len(rest) > len("claims."))
+    if head == "resource":
+        return bool(rest) and "." not in rest
+    return name in ("policy.id", "policy.revision", "action", "decision_id")
+
+
+def header_name_problem(name: str) -> str | None:
+    """Say why the (lower-case) name cannot be injected, or None."""
+    if not _NAME.match(name) or len(name) > MAX_NAME_BYTES:
+        return f"`{name}` is not a lower-case header name"
+    if name in _FORBIDDEN or name.startswith(_FORBIDDEN_PREFIXES):
+        return f"`{name}` belongs to HTTP, Envoy or this sidecar and cannot be set"
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class HeaderPlan:
+    """Compiled at load: what may be injected, what is always stripped.
+
+    `templates` are the configured headers; `injectable` every name that the
+    configuration or a loaded policy can set; `credentials` the headers that
+    configured authenticators read; `bearers` those of them that may carry a
+    token on under `forward_credentials`.
+    """
+
+    templates: tuple[tuple[str, Template], ...]
+    injectable: frozenset[str]
+    remove: frozenset[str] = frozenset()
+    credentials: frozenset[str] = frozenset()
+    bearers: frozenset[str] = frozenset()
+    forward_credentials: bool = False
+    revision: str = ""
+
+    def allow(
+        self,
+        facts: RequestFacts,
+        identity: Identity,
+        access: Access,
+        policy_id: str,
+        policy_headers: Sequence[tuple[str, Template]],
+        decision_id: str,
+        ttl: int,
+    ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """Return (headers to set, names to remove) of an allow.
+
+        Raises TemplateError when a value, their number or their total size is over its bound.
+        """
+        lookup = partial(self._lookup, identity, access, policy_id, decision_id)
+        rendered: dict[str, str] = {}
+        for name, template in self.templates:
+            rendered[name] = template.render(lookup)
+        for name, template in policy_headers:
+            rendered[name] = template.render(lookup)
+        rendered = {name: value for name, value in rendered.items() if value.strip()}
+        rendered[DECISION_ID] = decision_id
+        rendered[TTL] = str(ttl)
+        if len(rendered) > MAX_HEADERS or sum(map(len, rendered.values())) > MAX_TOTAL_BYTES:
+            raise TemplateError("the injected headers are over their bounds")
+        strip = self.credentials
+        if self.forward_credentials and identity.auth is Auth.JWT:
+            strip = strip - self.bearers
+        return tuple(rendered.items()), self._removals(facts, rendered, strip)
+
+    def public(self, facts: RequestFacts, decision_id: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
+        """Return (headers, removals) for a public route: no identity, no credential."""
+        return ((DECISION_ID, decision_id),), self._removals(facts, {DECISION_ID: ""}, self.credentials)
+
+    def _removals(self, facts: RequestFacts, kept: Iterable[str], strip: frozenset[str]) -> tuple[str, ...]:
+        names = self.injectable | self.remove | strip | _OURS
+        if facts.forged:
+            names = names.union(facts.forged)
+        return tuple(sorted(names.difference(kept)))
+
+    def _lookup(self, identity: Identity, access: Access, policy_id: str, decision_id: str, name: str) -> Value:
+        head, _, rest = name.partition(".")
+        if head == "subject":
+            return _subject(identity, rest)
+        if head == "resource":
+            resource = access.resource
+            if rest in ("type", "id", "version"):
+                return str(getattr(resource, rest))
+            return resource.attributes.get(rest)
+        if head == "policy":
+            return policy_id if rest == "id" else self.revision
+        return access.action if head == "action" else decision_id
+
+
+def _subject(identity: Identity, attribute: str) -> Value:
+    if attribute.startswith("claims."):
+        value = claim_at(identity.claims, attribute.removeprefix("claims."))
+        if isinstance(value, list):
+            return [str(item) for item in value if isinstance(item, (str, int))]
+        return value if isinstance(value, (str, int, bool)) else None
+    value = getattr(identity, attribute)
+    return value if isinstance(value, (str, bool, frozenset)) else None
+
+
+def claim_at(claims: object, path: str) -> object:
+    """Return the claim at a dotted path, or None; a key that holds dots itself wins over the path."""
+    if isinstance(claims, dict) and path in claims:
+        return claims[path]
+    value = claims
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            return None
+        value = value[step]
+    return value
