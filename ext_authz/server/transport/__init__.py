@@ -1,0 +1,95 @@
+"""The seam between HTTP/2 and `check(bytes) -> bytes | Wait`.
+
+Law: a transport moves bytes, bounds them and drains; it decides nothing.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ext_authz.server.service import Service
+
+
+class BindError(Exception):
+    """An address cannot be listened on; the message names it and says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Listener TLS: PEM files, re-read when they change; `client_names` are the SANs that may call."""
+
+    certificate: Path
+    private_key: Path
+    client_ca: Path | None
+    client_names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenOptions:
+    """What a transport needs besides the service.
+
+    `addresses` are `host:port` or `unix:/path`. `max_receive_bytes` bounds one
+    serialized CheckRequest. `reuse_port`: several workers share each TCP port.
+    """
+
+    addresses: tuple[str, ...]
+    max_receive_bytes: int
+    reuse_port: bool = False
+    tls: TlsFiles | None = None
+    socket_group: str = ""
+
+
+class Transport(Protocol):
+    """A listening gRPC server."""
+
+    name: str
+
+    def start(self) -> tuple[str, ...]:
+        """Bind and serve; return the bound addresses. Raises BindError."""
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Set what grpc.health.v1 answers."""
+
+    def stop(self, grace_seconds: float) -> None:
+        """Refuse new calls, let those under way finish for up to `grace_seconds`, close."""
+
+
+def open_transport(kind: str, service: Service, options: ListenOptions) -> Transport:
+    """Return the transport of `kind`: `grpcio`, `native`, or `auto` (native where it can serve and is installed).
+
+    Raises BindError when `native` is asked for and cannot be had.
+    """
+    from ext_authz.server.transport.grpcio import GrpcioTransport
+
+    why_not = _native_problem(options)
+    if kind == "native" and why_not:
+        raise BindError(f"transport `native` cannot be used: {why_not}")
+    if kind == "grpcio" or why_not:
+        return GrpcioTransport(service, options)
+    from ext_authz.server.transport.native import NativeTransport
+
+    return NativeTransport(service, options)
+
+
+def _native_problem(options: ListenOptions) -> str:
+    if options.tls is not None:
+        return "it has no TLS"
+    if not all(is_local(address) for address in options.addresses):
+        return "it serves loopback and Unix sockets only"
+    try:
+        import pygrpc_native  # noqa: F401
+    except ImportError:
+        return "pygrpc-native is not installed (pip install 'ext-authz[native]')"
+    return ""
+
+
+def is_local(address: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if address.startswith("unix:"):
+        return True
+    host = address.rpartition(":")[0].strip("[]")
+    return host == "localhost" or host.startswith("127.") or host == "::1"
+
+
+Respond = Callable[[bytes], None]

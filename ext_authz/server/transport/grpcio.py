@@ -1,0 +1,157 @@
+"""grpcio behind the transport seam: TLS, and everywhere that the native transport is not."""
+
+import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import grpc
+
+from ext_authz.server.service import METHOD, Service, Wait
+from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, sockets
+from ext_authz.server.transport.health import Health
+
+THREADS = 8
+PARKED = 64
+"""Calls that may wait for the disk at once; each holds a thread beyond the first `THREADS`."""
+_MIN_REMAINING_SECONDS = 0.002
+"""A caller that waits no longer than this is gone before the answer is; the check is shed."""
+
+
+class GrpcioTransport:
+    """grpc.server with one raw-bytes handler."""
+
+    name = "grpcio"
+
+    def __init__(self, service: Service, options: ListenOptions) -> None:
+        self._service = service
+        self._options = options
+        self._parking = threading.BoundedSemaphore(PARKED)
+        self._health = Health()
+        self._pool = ThreadPoolExecutor(THREADS + PARKED, thread_name_prefix="check")
+        self._server = grpc.server(
+            self._pool,
+            options=[
+                ("grpc.max_receive_message_length", options.max_receive_bytes),
+                ("grpc.so_reuseport", int(options.reuse_port)),
+                # Envoy's keepalive pings (envoy.md 5) must not count as abuse.
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+                ("grpc.http2.max_ping_strikes", 0),
+                ("grpc.max_metadata_size", 64 * 1024),
+            ],
+        )
+        self._bound: tuple[str, ...] = ()
+
+    def start(self) -> tuple[str, ...]:
+        """Bind and serve; return the bound addresses. Raises BindError."""
+        service, _, method = METHOD[1:].partition("/")
+        handler = grpc.unary_unary_rpc_method_handler(self._handle)
+        self._server.add_registered_method_handlers(service, {method: handler})
+        self._health.add_to(self._server)
+        self._bound = tuple(self._bind(address) for address in self._options.addresses)
+        self._server.start()
+        return self._bound
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Set what grpc.health.v1 answers."""
+        self._health.set_serving(serving=serving)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Drain for up to `grace_seconds`, then close."""
+        self._health.set_serving(serving=False)
+        self._server.stop(grace_seconds).wait(grace_seconds + 1)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for address in self._bound:
+            sockets.remove(address)
+
+    def _bind(self, address: str) -> str:
+        credentials = _credentials(self._options.tls) if self._options.tls is not None else None
+        unix = address.startswith("unix:")
+        if unix:
+            sockets.prepare(address)
+        try:
+            with sockets.private_umask():
+                if credentials is not None:
+                    port = self._server.add_secure_port(address, credentials)
+                else:
+                    port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise BindError(f"cannot listen on `{address}`: {_why(error)}") from None
+        if unix:
+            sockets.share(address, self._options.socket_group)
+            return address
+        return f"{address.rpartition(':')[0]}:{port}"
+
+    def _handle(self, data: bytes, context: grpc.ServicerContext) -> bytes:
+        tls = self._options.tls
+        if tls is not None and tls.client_names and not _named(context, tls.client_names):
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client's certificate is not one that may ask")
+        remaining = context.time_remaining()
+        if remaining is not None and remaining < _MIN_REMAINING_SECONDS:
+            return self._service.overloaded()
+        answer = self._service.check(data)
+        return self._parked(answer) if isinstance(answer, Wait) else answer
+
+    def _parked(self, wait: Wait) -> bytes:
+        """Hold this thread until the event is durable; a full car park answers at once."""
+        if not self._parking.acquire(blocking=False):
+            return self._service.undurable(wait)
+        try:
+            done = threading.Event()
+            answers: list[bytes] = []
+
+            def send(answer: bytes) -> None:
+                answers.append(answer)
+                done.set()
+
+            self._service.commit(wait, send)
+            done.wait()
+            return answers[0]
+        finally:
+            self._parking.release()
+
+
+def _named(context: grpc.ServicerContext, names: tuple[str, ...]) -> bool:
+    presented = context.auth_context().get("x509_subject_alternative_name", [])
+    return any(name.decode("utf-8", "replace") in names for name in presented)
+
+
+def _credentials(tls: TlsFiles) -> Any:
+    """Return server credentials that are re-read at each handshake after a file changed."""
+    stamps = _stamps(tls)
+    current = _configuration(tls)
+
+    def fetch() -> Any:
+        nonlocal stamps, current
+        try:
+            fresh = _stamps(tls)
+            if fresh != stamps:
+                current = _configuration(tls)
+                stamps = fresh
+        except (OSError, BindError):
+            return None  # a half-written pair: keep serving with the last good one
+        return current
+
+    return grpc.dynamic_ssl_server_credentials(
+        current, fetch, require_client_authentication=tls.client_ca is not None
+    )
+
+
+def _stamps(tls: TlsFiles) -> tuple[tuple[int, int], ...]:
+    files = [tls.certificate, tls.private_key, *([tls.client_ca] if tls.client_ca else [])]
+    return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in files))
+
+
+def _configuration(tls: TlsFiles) -> Any:
+    try:
+        # The standard library says at once, and in words, whether key and certificate belong together.
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tls.certificate, tls.private_key)
+        roots = tls.client_ca.read_bytes() if tls.client_ca is not None else None
+        pair = (tls.private_key.read_bytes(), tls.certificate.read_bytes())
+    except (OSError, ssl.SSLError) as error:
+        raise BindError(f"cannot use `server.tls` with `{tls.certificate}`: {error}") from None
+    return grpc.ssl_server_certificate_configuration([pair], root_certificates=roots)
+
+
+def _why(error: RuntimeError) -> str:
+    return "the address is in use or not this machine's" if "bind" in str(error).lower() else str(error)

@@ -1,0 +1,146 @@
+"""pygrpc-native behind the transport seam: batches of raw bytes from HTTP/2 that runs outside the GIL.
+
+Law: nothing blocks the dispatching thread, since everyone waits behind it.
+"""
+
+import contextlib
+import shutil
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import grpc
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from ext_authz.server.service import METHOD, Service, Wait
+from ext_authz.server.transport import BindError, ListenOptions, sockets
+from ext_authz.server.transport.health import Health
+
+BATCH = 4096
+BACKLOG = 2048
+"""Checks of one batch that are decided; those behind them would be answered too late and are shed."""
+PARKED = 4096
+"""Answers that may wait for the disk at once."""
+
+
+class NativeTransport:
+    """One NativeGrpcFront and one dispatching thread an address; health and reflection run on grpcio behind it."""
+
+    name = "native"
+
+    def __init__(self, service: Service, options: ListenOptions) -> None:
+        self._service = service
+        self._options = options
+        self._health = Health()
+        self._fronts: list[NativeGrpcFront] = []
+        self._threads: list[threading.Thread] = []
+        self._bound: list[str] = []
+        self._fallback_dir = ""
+        self._fallback: grpc.Server | None = None
+        self._draining = False
+        self._parked = 0
+        self._parked_lock = threading.Lock()
+
+    def start(self) -> tuple[str, ...]:
+        """Bind and serve; return the bound addresses. Raises BindError."""
+        fallback = self._start_fallback()
+        for address in self._options.addresses:
+            front = self._bind(address)
+            front.set_fallback(fallback)
+            front.start()
+            self._fronts.append(front)
+            unix = address.startswith("unix:")
+            self._bound.append(address if unix else f"{address.rpartition(':')[0]}:{front.bound_port}")
+        for number, front in enumerate(self._fronts):
+            thread = threading.Thread(target=self._dispatch, args=(front,), name=f"check-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        return tuple(self._bound)
+
+    def set_serving(self, *, serving: bool) -> None:
+        """Set what grpc.health.v1 answers."""
+        self._health.set_serving(serving=serving)
+
+    def stop(self, grace_seconds: float) -> None:
+        """Answer what has arrived, for up to `grace_seconds`, then close."""
+        self._health.set_serving(serving=False)
+        deadline = time.monotonic() + grace_seconds
+        quiet = threading.Event()
+        while self._parked and time.monotonic() < deadline:
+            quiet.wait(0.01)
+        # Envoy takes a NOT_SERVING endpoint out at its next health check; until then it is answered.
+        for address in self._bound:
+            sockets.remove(address)
+        quiet.wait(min(0.05, max(0.0, deadline - time.monotonic())))
+        for front in self._fronts:
+            front.close()
+        for thread in self._threads:
+            thread.join(max(0.1, deadline - time.monotonic()))
+        if self._fallback is not None:
+            self._fallback.stop(None)
+        shutil.rmtree(self._fallback_dir, ignore_errors=True)
+
+    def _bind(self, address: str) -> NativeGrpcFront:
+        unix = address.startswith("unix:")
+        if unix:
+            sockets.prepare(address)
+        try:
+            with sockets.private_umask():
+                front = NativeGrpcFront(
+                    address,
+                    [(METHOD, False)],
+                    io_threads=1,
+                    max_metadata_size=64 * 1024,
+                    reuse_port=self._options.reuse_port,
+                )
+        except (OSError, ValueError) as error:
+            raise BindError(f"cannot listen on `{address}`: {error}") from None
+        if unix:
+            sockets.share(address, self._options.socket_group)
+        return front
+
+    def _start_fallback(self) -> str:
+        self._fallback_dir = tempfile.mkdtemp(prefix="ext-authz-")
+        path = str(Path(self._fallback_dir, "health.sock"))
+        server = grpc.server(ThreadPoolExecutor(4, thread_name_prefix="health"))
+        self._health.add_to(server)
+        server.add_insecure_port(f"unix:{path}")
+        server.start()
+        self._fallback = server
+        return path
+
+    def _dispatch(self, front: NativeGrpcFront) -> None:
+        check = self._service.check
+        limit = self._options.max_receive_bytes
+        while (events := front.recv_batch(BATCH)) is not None:
+            for position, (kind, call_id, _, payload, _) in enumerate(events):
+                if kind != EVENT_CALL or payload is None:
+                    continue
+                if position >= BACKLOG:
+                    front.respond(call_id, self._service.overloaded())
+                elif len(payload) > limit:
+                    front.respond(call_id, self._service.oversized())
+                else:
+                    answer = check(payload)
+                    if isinstance(answer, Wait):
+                        self._park(front, call_id, answer)
+                    else:
+                        front.respond(call_id, answer)
+
+    def _park(self, front: NativeGrpcFront, call_id: int, wait: Wait) -> None:
+        with self._parked_lock:
+            full = self._parked >= PARKED
+            self._parked += not full
+        if full:
+            front.respond(call_id, self._service.undurable(wait))
+        else:
+            self._service.commit(wait, partial(self._unpark, front, call_id))
+
+    def _unpark(self, front: NativeGrpcFront, call_id: int, answer: bytes) -> None:
+        with self._parked_lock:
+            self._parked -= 1
+        with contextlib.suppress(Exception):  # the caller has gone; the event is on record
+            front.respond(call_id, answer)

@@ -1,0 +1,125 @@
+"""The data plane: a gRPC listener, the check, and one append to this worker's own trail. Nothing else.
+
+Law: everything that may wait (files, state, disk, the supervisor) is on
+another thread than the check.
+"""
+
+import gc
+import signal
+import sys
+import threading
+import time
+
+from ext_authz import wiring
+from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
+from ext_authz.config import Inputs, Settings
+from ext_authz.documents import DocumentError
+from ext_authz.server import log
+from ext_authz.server.link import Kind, Link, adopt
+from ext_authz.server.metrics import MetricsWriter, WorkerMetrics
+from ext_authz.server.service import Service
+from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
+from ext_authz.state.reader import StateReader
+
+ENVELOPE_BYTES = 256 * 1024
+"""What a CheckRequest may hold beyond the body: headers, certificate, metadata."""
+SWITCH_INTERVAL_SECONDS = 0.0005
+
+
+class Worker:
+    """One worker process."""
+
+    def __init__(self, number: int, link: Link, inputs: Inputs) -> None:
+        settings = inputs.settings
+        self._name = f"worker-{number}"
+        self._link = link
+        self._settings = settings
+        self._spool = Spool.create(settings.run_dir / "audit", self._name)
+        self._committer = Committer(self._spool)
+        self._state = StateReader.open(settings.run_dir, max_age_seconds=settings.state.max_age)
+        self._metrics = WorkerMetrics()
+        self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
+        self._service = Service(
+            read_state=self._state.current,
+            spool=self._spool,
+            committer=self._committer,
+            metrics=self._metrics,
+            report_errors=settings.server.report_errors,
+        )
+        self._adopt(inputs)
+        self._transport: Transport = open_transport(
+            settings.server.transport, self._service, _listen_options(settings, number)
+        )
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Serve until the supervisor says drain or is gone."""
+        self._committer.start()
+        self._state.start()
+        self._metrics_writer.start()
+        bound = self._transport.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(20_000, 20, 50)
+        self._transport.set_serving(serving=True)
+        lines = [f"listening on {address} ({self._name}, {self._transport.name})" for address in bound]
+        self._link.send(Kind.READY, "\n".join(lines).encode())
+        threading.Thread(target=self._follow, name="link", daemon=True).start()
+        self._done.wait()
+        self._transport.stop(self._settings.server.drain)
+        self._state.stop()
+        self._committer.stop()
+        self._spool.close()
+        self._metrics_writer.stop()
+
+    def _follow(self) -> None:
+        while (message := self._link.receive()) is not None:
+            kind, payload = message
+            if kind is Kind.DRAIN:
+                break
+            if kind is Kind.SNAPSHOT:
+                try:
+                    self._adopt(Inputs.from_bytes(payload))
+                except Exception as error:  # noqa: BLE001  whatever is wrong with it, the last good one stays
+                    log.line(self._name, f"keeps its snapshot: {type(error).__name__}: {error}")
+        self._done.set()
+
+    def _adopt(self, inputs: Inputs) -> None:
+        snapshot = wiring.build(inputs)
+        self._service.snapshot = snapshot
+        self._metrics.revision = snapshot.revision
+        self._link.send(Kind.ADOPTED, snapshot.revision.encode())
+
+
+def _listen_options(settings: Settings, number: int) -> ListenOptions:
+    server = settings.server
+    tls = server.tls
+    return ListenOptions(
+        addresses=tuple(address.replace("{worker}", str(number)) for address in server.listen),
+        max_receive_bytes=server.max_request_bytes + ENVELOPE_BYTES,
+        reuse_port=server.worker_count() > 1,
+        tls=TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tuple(tls.client_names)) if tls else None,
+        socket_group=server.socket_group,
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run worker NUMBER over the inherited descriptor FD: `worker FD NUMBER`."""
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)  # the supervisor says when; a terminal's Ctrl-C reaches every process
+    sys.setswitchinterval(SWITCH_INTERVAL_SECONDS)
+    link = adopt(int(arguments[0]))
+    first = link.receive()
+    if first is None or first[0] is not Kind.SNAPSHOT:
+        return 70
+    try:
+        Worker(int(arguments[1]), link, Inputs.from_bytes(first[1])).run()
+    except (BindError, AuditUnavailable, DocumentError, OSError) as error:
+        link.send(Kind.FAILED, str(error).encode())
+        time.sleep(0.1)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
