@@ -77,7 +77,7 @@ class Change:
                 return f"`{seconds}` is not a time"
         extra = sorted(self.given() - _FIELDS[self.kind])
         if extra:
-            return f"`{extra[0]}` does not belong to a {self.kind}"
+            return f"`{extra[0]}` has no place in this {self.kind}"
         return _PROBLEMS[self.kind](self)
 
     def given(self) -> frozenset[str]:
