@@ -51,7 +51,7 @@ class _MalformedError(Exception):
 
 
 def read(data: bytes, header_names: frozenset[str]) -> RequestFacts | Refusal:
-    """Read one serialized CheckRequest, keeping of its headers the (lower-case) `header_names`.
+    """Read one serialized CheckRequest, keeping of its headers the (lower-case) `header_names` and `content-type`.
 
     A refusal is always `malformed_request`.
     """
@@ -183,8 +183,9 @@ class _Names:
     __slots__ = ("internal", "kinds", "wanted")
 
     def __init__(self, wanted: frozenset[str]) -> None:
-        self.wanted = wanted.union(_AGREEING, (PARTIAL_BODY,))
-        self.internal = tuple(self.wanted - wanted)
+        # The answer's form hangs on content-type, whatever the snapshot reads.
+        self.wanted = wanted.union(_AGREEING, (PARTIAL_BODY, "content-type"))
+        self.internal = tuple(name for name in (*_AGREEING, PARTIAL_BODY) if name not in wanted)
         self.kinds: dict[str, int] = {}
 
     def classify(self, verbatim: str) -> int:
