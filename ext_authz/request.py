@@ -6,6 +6,7 @@ malformed. Non-goal: believing any of it.
 """
 
 import ipaddress
+import json
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -26,6 +27,8 @@ PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
 RESERVED_PREFIX: Final = "x-authz-"
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
+_BYTES_FIELDS: Final = frozenset({"rawBody", "raw_body", "rawValue", "raw_value"})
+_BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}\Z")
 # RFC 9110 5.6.2
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
 _REG_NAME: Final = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63})*\Z")
@@ -66,12 +69,22 @@ def read(data: bytes, header_names: frozenset[str]) -> RequestFacts | Refusal:
 def from_json(text: str) -> bytes:
     """Return the wire form of a CheckRequest in proto JSON. Raises ValueError, saying what is wrong."""
     try:
-        message = json_format.Parse(text, pb.CheckRequest())
+        # protobuf's reader takes `[]` for an empty message.
+        value = json.loads(text, object_pairs_hook=_strict_base64)
+        message = json_format.Parse(text if isinstance(value, dict) else "", pb.CheckRequest())
     except RecursionError:
         raise ValueError("not a CheckRequest in proto JSON: nested too deeply") from None
     except (json_format.ParseError, ValueError) as error:
         raise ValueError(f"not a CheckRequest in proto JSON: {error}") from None
     return message.SerializeToString()
+
+
+def _strict_base64(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse bytes that are not base64: protobuf's own reader drops what it does not know."""
+    for key, value in pairs:
+        if key in _BYTES_FIELDS and isinstance(value, str) and not _BASE64.match(value):
+            raise ValueError(f"`{key}` is not base64 (plain text goes into `body` or `value`)")
+    return dict(pairs)
 
 
 def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
