@@ -1,0 +1,279 @@
+"""Outcomes, lifecycle and state changes to audit events: one canonical JSON line each.
+
+Law: no header value, token, cookie, body or query value is ever in an event;
+any input gives one line of at most MAX_BYTES without floats, and what was cut
+is named in `truncated`. Non-goal: files (spool.py).
+"""
+
+import datetime as dt
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from typing import Any, Final
+
+import orjson
+
+from ext_authz.audit.bounds import MAX_BYTES, bounded, plain
+from ext_authz.model import Access, Approval, Context, Identity, Outcome, Refusal, RequestFacts
+from ext_authz.state.changes import Change
+
+DECISION: Final = "ext_authz.decision/1"
+LIFECYCLE: Final = "ext_authz.lifecycle/1"
+STATE: Final = "ext_authz.state/1"
+
+MAX_QUERY_NAMES: Final = 32
+_OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_SECOND: Final = 1_000_000_000
+_QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.%\[\]-]{1,64}\Z")
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
+
+def decision_event(
+    outcome: Outcome, *, log_id: str, seq: int, claims_read: frozenset[str], query_key: bytes = b""
+) -> bytes:
+    """Return the event of one check as a line of JSON without newline.
+
+    `claims_read` are the claim paths that loaded policies read; no other claim
+    is recorded. `query_key` (up to 64 bytes) keys the hash of the query
+    string; without it only the parameters' names are recorded.
+    """
+    decision, now_ns, access, target = outcome.decision, outcome.now_ns, outcome.access, outcome.target
+    reason = decision.reason
+    now = timestamp(now_ns)
+    event: dict[str, Any] = {
+        "schema": DECISION,
+        "event_id": f"{log_id}:{seq}",
+        "seq": seq,
+        "time": now,
+        "decision_id": outcome.decision_id,
+        "decision": "allow" if decision.allowed else "deny",
+        "reason": reason,
+        "http_status": reason.http_status,
+        "policy_id": decision.policy_id,
+        "policies": decision.policies,
+        "shadow": [{"policy_id": each.policy_id, "effect": each.effect} for each in decision.shadow]
+        if decision.shadow
+        else (),
+        "policy_revision": outcome.policy_revision,
+        "context": _context(outcome, now, query_key),
+        "headers": [name for name, _ in decision.headers],
+    }
+    if outcome.identity is not None:
+        event["subject"] = _subject(outcome.identity, now_ns, claims_read)
+    if access is not None:
+        event["resource"] = _resource(access)
+        event["action"] = access.action
+    if target is not None and len(target.accesses) > 1:
+        event["accesses"] = [{"resource": _resource(each), "action": each.action} for each in target.accesses]
+    if decision.ttl is not None:
+        event["ttl"] = decision.ttl
+    if outcome.refusal is not None:
+        _refused(event, outcome.refusal)
+    return _line(event)
+
+
+def lifecycle_event(
+    what: str,
+    *,
+    log_id: str,
+    seq: int,
+    now_ns: int,
+    result: str = "ok",
+    details: Mapping[str, Any] | None = None,
+    diagnostics: Sequence[str] = (),
+) -> bytes:
+    """Return the event of a start, stop or reload. `result` is `ok` or `failed`; diagnostics are rendered mistakes."""
+    event: dict[str, Any] = {
+        "schema": LIFECYCLE,
+        "event_id": f"{log_id}:{seq}",
+        "seq": seq,
+        "time": timestamp(now_ns),
+        "event": what,
+        "result": result,
+        "details": plain(details or {}),
+    }
+    if diagnostics:
+        event["diagnostics"] = list(diagnostics)
+    return _line(event)
+
+
+def state_event(change: Change, *, store_id: str, log_id: str, seq: int, now_ns: int) -> bytes:
+    """Return the event of one change of the shared state; (`store`, `change`) names it for ever."""
+    record = change.record()
+    made_ns = record.pop("at_ns")
+    event: dict[str, Any] = {
+        "schema": STATE,
+        "event_id": f"{log_id}:{seq}",
+        "seq": seq,
+        "time": timestamp(now_ns),
+        "store": store_id,
+        "change": change.id,
+        "made": timestamp(made_ns),
+        "event": f"{change.kind}_{'withdrawn' if change.withdraw else 'recorded'}",
+        "record": record,
+    }
+    return _line(event)
+
+
+def timestamp(ns: int) -> str:
+    """Return Unix nanoseconds as RFC 3339 in UTC with microseconds; the ends of the calendar bound it."""
+    return f"{_second(ns // _SECOND)}.{ns % _SECOND // 1000:06d}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    try:
+        return (_EPOCH + dt.timedelta(seconds=second)).strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
+    except OverflowError:
+        return "9999-12-31T23:59:59" if second > 0 else "0001-01-01T00:00:00"
+
+
+def _line(event: dict[str, Any]) -> bytes:
+    try:
+        line = orjson.dumps(event, option=_OPTIONS)
+    except TypeError:  # a lone surrogate or a number over 53 bits in what a caller sent
+        line = None
+    if line is None or len(line) > MAX_BYTES:
+        line = bounded(event, _OPTIONS)
+    return line
+
+
+def _subject(identity: Identity, now_ns: int, claims_read: frozenset[str]) -> dict[str, Any]:
+    subject: dict[str, Any] = {
+        "id": identity.id,
+        "name": identity.name,
+        "auth": identity.auth,
+        "issuer": identity.issuer,
+        "roles": sorted(identity.roles) if identity.roles else (),
+        "groups": sorted(identity.groups) if identity.groups else (),
+        "org": identity.org,
+        "scopes": sorted(identity.scopes) if identity.scopes else (),
+        "mfa": identity.mfa,
+        "workload": identity.workload,
+        "cert_fingerprint": identity.cert_fingerprint,
+        "token_age": None if identity.issued_at is None else now_ns // _SECOND - identity.issued_at,
+    }
+    if identity.token_id:
+        subject["token_id"] = identity.token_id
+    if identity.key_id:
+        subject["key_id"] = identity.key_id
+    if identity.cert_serial:
+        subject["cert_serial"] = identity.cert_serial
+        subject["cert_issuer"] = identity.cert_issuer
+    if identity.via:
+        subject["via"] = identity.via
+    if claims_read and identity.claims:
+        claims = identity.claims if isinstance(identity.claims, dict) else dict(identity.claims)
+        subject["claims"] = {path: plain(value) for path in claims_read if (value := _claim(claims, path)) is not None}
+    return subject
+
+
+def _claim(claims: object, path: str) -> object:
+    """Read a claim as policies do: a key that holds dots itself wins over the dotted path."""
+    if isinstance(claims, dict) and path in claims:
+        return claims[path]
+    value = claims
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            return None
+        value = value[step]
+    return value
+
+
+def _resource(access: Access) -> dict[str, Any]:
+    resource = access.resource
+    attributes = resource.attributes
+    return {
+        "type": resource.type,
+        "id": resource.id,
+        "version": resource.version,
+        "attributes": attributes if type(attributes) is dict else dict(attributes),
+    }
+
+
+def _context(outcome: Outcome, now: str, query_key: bytes) -> dict[str, Any]:
+    facts, context, target = outcome.facts, outcome.context, outcome.target
+    made: dict[str, Any]
+    if context is not None:
+        made = _gathered(context, now if context.time_ns == outcome.now_ns else timestamp(context.time_ns))
+    elif facts is not None:
+        made = {
+            "method": facts.method,
+            "host": facts.host,
+            "path": outcome.path or facts.path.partition("?")[0].partition("#")[0],
+            "time": now if facts.time_ns is None else timestamp(facts.time_ns),
+            "bytes": max(facts.body.size, 0),
+            "protocol": "" if target is None else target.protocol,
+            "request_id": (facts.header("x-request-id") or "")[:128],
+        }
+    else:
+        return {}
+    if facts is not None:
+        made["peer"] = facts.source_address
+        if facts.forged:
+            made["forged"] = facts.forged
+        if "?" in facts.path:
+            made["query"] = _query(facts, query_key)
+    if target is not None:
+        made["route"] = target.route
+        if target.attributes:
+            made["attributes"] = dict(target.attributes)
+    return made
+
+
+def _gathered(context: Context, time: str) -> dict[str, Any]:
+    ip, approvals = context.ip, context.approvals
+    return {
+        "ip": None if ip is None else _address_text(int(ip), ip.version),
+        "time": time,
+        "risk": context.risk,
+        "approvals": [_approval(each) for each in approvals] if approvals else approvals,
+        "method": context.method,
+        "host": context.host,
+        "path": context.path,
+        "protocol": context.protocol,
+        "request_id": context.request_id,
+        "bytes": context.bytes,
+    }
+
+
+@lru_cache(maxsize=4096)
+def _address_text(number: int, version: int) -> str:
+    return str(IPv4Address(number) if version == 4 else IPv6Address(number))  # noqa: PLR2004
+
+
+def _approval(approval: Approval) -> dict[str, Any]:
+    return {
+        "group": approval.group,
+        "approver": approval.approver,
+        "expires_at": approval.expires_at,
+        "policy": approval.policy,
+        "policy_digest": approval.policy_digest,
+        "subject": approval.subject,
+        "resource": approval.resource,
+    }
+
+
+def _query(facts: RequestFacts, key: bytes) -> dict[str, Any]:
+    """Names of the parameters and a keyed hash of the whole.
+
+    A parameter without a value may be a bare token (or padded base64), an odd
+    name may hide one: both count as `?`.
+    """
+    query = facts.path.partition("?")[2]
+    names: dict[str, None] = {}
+    for part in query.split("&", MAX_QUERY_NAMES)[:MAX_QUERY_NAMES]:
+        name, _, value = part.partition("=")
+        names[name if value.strip("=") and _QUERY_NAME.match(name) else "?"] = None
+    made: dict[str, Any] = {"names": list(names)}
+    if key:
+        made["hash"] = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
+    return made
+
+
+def _refused(event: dict[str, Any], refusal: Refusal) -> None:
+    event["detail"] = refusal.detail
+    if refusal.claimed_subject:
+        event["claimed_subject"] = refusal.claimed_subject

@@ -1,0 +1,206 @@
+"""Laws of the audit trail, one sentence each."""
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ext_authz.audit.bounds import MAX_BYTES
+from ext_authz.audit.event import decision_event, lifecycle_event
+from ext_authz.model import (
+    Access,
+    Approval,
+    Auth,
+    Body,
+    Context,
+    Decision,
+    Identity,
+    Outcome,
+    Reason,
+    Refusal,
+    RequestFacts,
+    Resource,
+    Risk,
+    ShadowMatch,
+    Target,
+)
+
+MARKER = "s3cr3t-m4rk3r"
+# Odd in every way a caller may choose: lone surrogates, controls, and now and then something huge.
+texts = st.sampled_from(
+    ["", "a", "alice", "sub:alice", "\ud800", '"\n\r\0\x7f', "\u2028é", "a.b", "x" * 900, "\0" * 4000, "\U0001f600" * 9000]
+) | st.text(max_size=6)
+numbers = st.integers() | st.sampled_from([2**53, -(2**53), 2**70, 10**400, 0])
+attributes = st.dictionaries(texts, texts | numbers | st.booleans(), max_size=4)
+json_values = st.recursive(
+    st.none() | st.booleans() | numbers | st.floats() | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=12,
+)
+names = st.frozensets(texts, max_size=3) | st.just(frozenset(f"role-{n}" for n in range(3000)))
+approvals = st.builds(
+    Approval,
+    texts,
+    texts,
+    st.none() | numbers,
+    st.none() | texts,
+    st.none() | texts,
+    st.none() | texts,
+    st.none() | texts,
+)
+facts = st.builds(
+    RequestFacts,
+    texts,
+    texts,
+    texts,
+    st.dictionaries(st.sampled_from(["authorization", "cookie", "x-request-id"]), st.tuples(texts), max_size=2),
+    st.tuples(texts),
+    st.builds(Body, st.binary(max_size=20), numbers, texts),
+    texts,
+    texts,
+    texts,
+    st.none() | numbers,
+    st.dictionaries(texts, texts, max_size=2),
+    texts,
+)
+identities = st.builds(
+    Identity,
+    texts,
+    texts,
+    st.sampled_from(Auth),
+    texts,
+    names,
+    names,
+    texts,
+    names,
+    st.dictionaries(texts | st.sampled_from(["a", "b"]), json_values, max_size=4),
+    st.booleans(),
+    st.none() | numbers,
+    st.none() | numbers,
+    texts,
+    texts,
+    texts,
+    texts,
+    texts,
+    texts,
+    texts,
+)
+accesses = st.builds(Access, st.builds(Resource, texts, texts, texts, attributes), texts)
+addresses = st.none() | st.integers(0, 2**32 - 1).map(IPv4Address) | st.integers(0, 2**128 - 1).map(IPv6Address)
+contexts = st.builds(
+    Context,
+    addresses,
+    numbers,
+    numbers,
+    st.none() | st.sampled_from(Risk),
+    st.none() | st.lists(approvals, max_size=3).map(tuple),
+    texts,
+    texts,
+    texts,
+    texts,
+    texts,
+    numbers,
+)
+decisions = st.builds(
+    Decision,
+    st.booleans(),
+    st.sampled_from(Reason),
+    texts,
+    st.lists(texts, max_size=3).map(tuple) | st.just(tuple(f"policy-{n}" for n in range(5000))),
+    st.lists(st.builds(ShadowMatch, texts, texts), max_size=3).map(tuple),
+    st.lists(st.tuples(texts, texts), max_size=3).map(tuple),
+    st.just(()),
+    st.none() | numbers,
+)
+outcomes = st.builds(
+    Outcome,
+    decisions,
+    texts,
+    texts,
+    numbers,
+    st.none() | facts,
+    texts,
+    st.none() | identities,
+    st.none() | st.builds(Target, st.lists(accesses, max_size=3).map(tuple), texts, texts, attributes),
+    st.none() | accesses,
+    st.none() | contexts,
+    st.none() | st.builds(Refusal, st.sampled_from(Reason), texts, texts),
+)
+
+
+def floats_in(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(floats_in, value.values()))
+    if isinstance(value, list):
+        return any(map(floats_in, value))
+    return isinstance(value, float)
+
+
+@given(outcomes, st.integers(0, 2**53 - 1), st.frozensets(texts | st.sampled_from(["a", "a.b", "b"]), max_size=3))
+def test_any_outcome_gives_one_bounded_canonical_line(outcome: Outcome, seq: int, claims_read: frozenset[str]) -> None:
+    line = decision_event(outcome, log_id="w-1", seq=seq, claims_read=claims_read, query_key=b"k")
+    assert len(line) <= MAX_BYTES
+    assert b"\n" not in line
+    event = orjson.loads(line)
+    assert orjson.dumps(event, option=orjson.OPT_SORT_KEYS) == line
+    assert (event["schema"], event["event_id"], event["seq"]) == ("ext_authz.decision/1", f"w-1:{seq}", seq)
+    assert event["decision"] == ("allow" if outcome.decision.allowed else "deny")
+    assert event["reason"] == outcome.decision.reason.value
+    assert not floats_in(event)
+
+
+@given(st.dictionaries(texts, json_values, max_size=5), st.lists(texts, max_size=4), numbers)
+def test_any_lifecycle_detail_gives_one_bounded_line(details: dict[str, Any], found: list[str], now_ns: int) -> None:
+    line = lifecycle_event("reload", log_id="c", seq=0, now_ns=now_ns, details=details, diagnostics=found)
+    assert len(line) <= MAX_BYTES
+    assert b"\n" not in line
+    assert orjson.loads(line)["event"] == "reload"
+
+
+secrets = st.text("abcXYZ019-_.=&%", max_size=12).map(lambda text: f"{text}{MARKER}{text}")
+
+
+@given(
+    outcomes,
+    st.dictionaries(
+        st.sampled_from(["authorization", "cookie", "x-api-key", "x-forwarded-for"]), st.tuples(secrets), min_size=1
+    ),
+    secrets,
+    st.sampled_from(
+        [f"/p?{MARKER}", f"/p?token={MARKER}&b=1", f"/p?a&{MARKER}==&=", f"/p?{MARKER}=", f"/p?a={MARKER}?{MARKER}"]
+    ),
+)
+def test_no_header_value_body_or_query_value_is_ever_in_an_event(
+    outcome: Outcome, headers: dict[str, tuple[str]], secret: str, path: str
+) -> None:
+    seeded = RequestFacts(
+        "POST",
+        path,
+        "h",
+        headers,
+        (),
+        Body(secret.encode(), len(secret), secret),
+        "10.0.0.1",
+        "",
+        f"certificate {secret}",
+        None,
+        {"ext": secret},
+        "HTTP/2",
+    )
+    identity = outcome.identity and replace(outcome.identity, claims={"secret": secret, "role": "x"})
+    decision = replace(outcome.decision, headers=(("x-authz-assertion", secret),))
+    outcome = replace(outcome, facts=seeded, path="", identity=identity, decision=decision)
+    for line in (
+        decision_event(outcome, log_id="w", seq=0, claims_read=frozenset({"role"})),
+        decision_event(replace(outcome, context=None), log_id="w", seq=0, claims_read=frozenset(), query_key=b"k" * 32),
+    ):
+        assert MARKER.encode() not in line
