@@ -8,10 +8,12 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Final
 
 from ext_authz.state import DEFAULT_MAX_AGE_NS, State, Store
 from ext_authz.state.book import Book
+from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 POLL_SECONDS: Final = 0.25
 _UNKNOWN: Final = object()
@@ -47,6 +49,17 @@ class StateReader:
         self._book = Book()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    @classmethod
+    def open(cls, run_dir: Path, *, max_age_seconds: int) -> "StateReader":
+        """Return a reader of the store in `run_dir`, which is made where it is missing. Raises StoreError."""
+        path = run_dir / FILE_NAME
+        SqliteStore(path, create=True).close()
+        return cls(lambda: SqliteStore(path), max_age_ns=max_age_seconds * 1_000_000_000)
+
+    def current(self) -> State:
+        """Return the state as last read."""
+        return self.state
 
     @property
     def ready(self) -> bool:

@@ -1,17 +1,11 @@
 """Laws of the audit trail, one sentence each."""
 
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
-from pathlib import Path
 from typing import Any
 
 import orjson
-import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.audit.bounds import MAX_BYTES

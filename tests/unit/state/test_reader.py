@@ -267,6 +267,15 @@ def test_a_row_of_a_later_version_ages_the_state_instead_of_being_passed_over(tm
     reader.stop()
 
 
+def test_a_reader_opened_on_a_folder_makes_the_store_and_answers_at_once(tmp_path: Path) -> None:
+    reader = StateReader.open(tmp_path, max_age_seconds=10)
+    reader.start()
+    assert reader.ready
+    assert reader.current().max_age_ns == 10 * SECOND
+    assert reader.current() is reader.state
+    reader.stop()
+
+
 def test_a_connection_is_not_used_in_a_forked_child(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "state.db", create=True)
     store._pid += 1

@@ -1,0 +1,50 @@
+"""Names and order of the trail's files.
+
+Law: `LOG_ID.jsonl`, then `LOG_ID.1.jsonl`, … are the segments of one log in
+order of writing; a log has one writer and one start. Anything else in the
+folder is not ours and is left alone. Non-goal: contents.
+"""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+_NAME = re.compile(r"(([a-z][a-z0-9-]{0,63})-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{16})(?:\.([1-9][0-9]{0,8}))?\.jsonl\Z")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Segment:
+    """One file of the trail; sorts by start, log and number. `writer` is the process, such as `worker-0`."""
+
+    started: str
+    log_id: str
+    number: int
+    writer: str
+    path: Path
+
+    @property
+    def name(self) -> str:
+        """The file's name."""
+        return self.path.name
+
+
+def segment_path(directory: Path, log_id: str, number: int) -> Path:
+    """Return where segment `number` (from 0) of a log stands."""
+    return directory / (f"{log_id}.{number}.jsonl" if number else f"{log_id}.jsonl")
+
+
+def segment_of(path: Path) -> Segment | None:
+    """Read a file's name; None when it is not one of the trail's."""
+    found = _NAME.match(path.name)
+    if found is None:
+        return None
+    return Segment(found[3], found[1], int(found[4] or 0), found[2], path)
+
+
+def segments(directory: Path) -> list[Segment]:
+    """Return every segment in `directory`, in order; nothing where the directory is missing."""
+    try:
+        paths = list(directory.iterdir())
+    except FileNotFoundError:
+        return []
+    return sorted(found for path in paths if (found := segment_of(path)) is not None)
