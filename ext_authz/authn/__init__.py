@@ -1,0 +1,200 @@
+"""Who is calling: the chain of authenticators (CONTRACT section 2, "Who is calling").
+
+Law: what is presented and bad is a refusal, never ignored in favour of another
+credential; a certificate beneath a token or key is the workload and adds no role.
+Non-goal: reading files and settings together (config and wiring do).
+"""
+
+from dataclasses import replace
+from typing import Final, Literal
+
+from ext_authz.authn.api_key import PREFIX, ApiKeyAuthenticator
+from ext_authz.authn.cache import Verdicts
+from ext_authz.authn.certificate import Certificate
+from ext_authz.authn.jwt import JwtAuthenticator, VerifiedToken
+from ext_authz.authn.mtls import MtlsAuthenticator, Presented
+from ext_authz.authn.names import ANONYMOUS, claimed
+from ext_authz.authn.roles import RoleBindings
+from ext_authz.model import Auth, Identity, Reason, Refusal, RequestFacts
+from ext_authz.state import State
+
+__all__ = ["Chain"]
+
+AUTHORIZATION: Final = "authorization"
+_REMEMBERED: Final = 8192
+_REMEMBERED_BYTES: Final = 8 * 1024 * 1024
+_SMALL: Final = 512
+_NO_CERTIFICATE: Final = Presented(None, None)
+_NO_HEADERS: Final[frozenset[str]] = frozenset()
+
+Found = tuple[Literal["jwt", "key"], str]
+
+
+class Chain:
+    """Turns the credentials of a request into one Identity, or says why not; immutable but for its memory.
+
+    `header_names` are the request headers that are read, `credential_headers`
+    those of them stripped before the upstream, `bearer_headers` those of them
+    that `forward_credentials` may pass on for a JWT principal.
+    """
+
+    def __init__(
+        self,
+        mtls: MtlsAuthenticator | None,
+        jwt: JwtAuthenticator | None,
+        api_keys: ApiKeyAuthenticator | None,
+        bindings: RoleBindings,
+        anonymous: bool,  # noqa: FBT001  one of five parts, in the order of the configuration
+    ) -> None:
+        self.mtls = mtls
+        self.jwt = jwt
+        self.api_keys = api_keys
+        self.bindings = bindings
+        self.anonymous = anonymous
+        self.bearer_headers = frozenset({AUTHORIZATION}) if jwt is not None else _NO_HEADERS
+        self.credential_headers = self.bearer_headers
+        if api_keys is not None:
+            self.credential_headers |= {AUTHORIZATION, api_keys.header}
+        self.header_names = self.credential_headers | (mtls.header_names if mtls is not None else _NO_HEADERS)
+        self._reads_authorization = jwt is not None or api_keys is not None
+        # Identities with their bound roles and workload; what they are made of never changes.
+        self._memory: Verdicts[tuple[VerifiedToken | str, Presented], Identity] = Verdicts(
+            _REMEMBERED, _REMEMBERED_BYTES
+        )
+
+    def authenticate(self, facts: RequestFacts, state: State, now_ns: int) -> Identity | Refusal:
+        """Return the verified caller; `now_ns` is this machine's clock in Unix nanoseconds."""
+        found = self._find(facts)
+        if isinstance(found, Refusal):
+            return found
+        presented = self.mtls.authenticate(facts, now_ns) if self.mtls is not None else _NO_CERTIFICATE
+        if isinstance(presented, Refusal):
+            return presented
+        identity = self._principal(found, presented, now_ns)
+        if isinstance(identity, Refusal):
+            return identity
+        revoked = _revocation(identity, presented, state)
+        return identity if revoked is None else revoked
+
+    def authenticate_token(self, token: str, state: State, now_ns: int) -> Identity | Refusal:
+        """Verify a bare JWT as a caller's is, but without a connection (`approve --as`)."""
+        if self.jwt is None:
+            return Refusal(Reason.INVALID_TOKEN, "no issuer of tokens is configured")
+        identity = self._principal(("jwt", token), _NO_CERTIFICATE, now_ns)
+        if isinstance(identity, Refusal):
+            return identity
+        revoked = _revocation(identity, _NO_CERTIFICATE, state)
+        return identity if revoked is None else revoked
+
+    def _find(self, facts: RequestFacts) -> Found | Refusal | None:
+        """Return the one token or key among the headers."""
+        if not self._reads_authorization:
+            return None
+        headers = facts.headers
+        values = headers.get(AUTHORIZATION)
+        bearer = self._bearer(values) if values is not None else None
+        if self.api_keys is None or isinstance(bearer, Refusal):
+            return bearer
+        keys = headers.get(self.api_keys.header)
+        if keys is None:
+            return bearer
+        if len(keys) > 1 or "," in keys[0]:
+            return Refusal(Reason.AMBIGUOUS_CREDENTIALS, "more than one API key in its header")
+        if bearer is not None:
+            both = "an API key beside a token" if bearer[0] == "jwt" else "an API key in two places"
+            return Refusal(Reason.AMBIGUOUS_CREDENTIALS, both)
+        return "key", keys[0]
+
+    def _bearer(self, values: tuple[str, ...]) -> Found | Refusal | None:
+        if len(values) != 1 or "," in values[0]:
+            if self.jwt is None and not any(PREFIX in value for value in values):
+                return None
+            return Refusal(Reason.AMBIGUOUS_CREDENTIALS, "more than one value in `authorization`")
+        scheme, _, token = values[0].partition(" ")
+        bearer = scheme.lower() == "bearer"
+        if bearer and self.api_keys is not None and token.lstrip(" ").startswith(PREFIX):
+            return "key", token.lstrip(" ")
+        if self.jwt is None:
+            return None
+        if not bearer:
+            return Refusal(Reason.INVALID_TOKEN, "`authorization` is of another scheme than Bearer")
+        return "jwt", token.lstrip(" ")
+
+    def _principal(self, found: Found | None, presented: Presented, now_ns: int) -> Identity | Refusal:
+        """Return the principal with its roles and, beneath a token or key, its workload."""
+        if found is None:
+            return self._by_connection(presented)
+        kind, text = found
+        caller = presented.caller
+        if kind == "jwt":
+            assert self.jwt is not None  # noqa: S101  _find returns configured kinds only
+            verified = self.jwt.authenticate(text, caller.fingerprint if caller is not None else "", now_ns)
+            if isinstance(verified, Refusal):
+                return verified
+            known = self._memory.get((verified, presented))
+            return known if known is not None else self._complete(verified, verified.identity, presented)
+        assert self.api_keys is not None  # noqa: S101
+        identity = self.api_keys.authenticate(text, now_ns)
+        if isinstance(identity, Refusal):
+            return identity
+        known = self._memory.get((identity.key_id, presented))
+        return known if known is not None else self._complete(identity.key_id, identity, presented)
+
+    def _by_connection(self, presented: Presented) -> Identity | Refusal:
+        caller = presented.caller
+        if caller is not None:
+            known = self._memory.get(("", presented))
+            identity = Identity(caller.name, caller.bare, Auth.MTLS, expires_at=caller.expires_at)
+            return known if known is not None else self._complete("", identity, presented)
+        via = presented.via.name if presented.via is not None else ""
+        if self.anonymous:
+            return Identity(ANONYMOUS, "", Auth.ANONYMOUS, via=via)
+        return Refusal(Reason.NO_CREDENTIALS, "nothing was presented")
+
+    def _complete(self, key: VerifiedToken | str, identity: Identity, presented: Presented) -> Identity:
+        caller, via = presented.caller, presented.via
+        complete = replace(
+            identity,
+            roles=identity.roles | self.bindings.of(identity),
+            workload=caller.name if caller is not None else "",
+            cert_fingerprint=caller.fingerprint if caller is not None else "",
+            cert_serial=caller.serial if caller is not None else "",
+            cert_issuer=caller.issuer if caller is not None else "",
+            via=via.name if via is not None else "",
+        )
+        self._memory.put((key, presented), complete, key.size if isinstance(key, VerifiedToken) else _SMALL)
+        return complete
+
+
+def _revocation(identity: Identity, presented: Presented, state: State) -> Refusal | None:
+    """Return the refusal where a revocation hits the principal or any certificate presented with it."""
+    found = state.revocation_of(
+        subject_id=identity.id,
+        issuer=identity.issuer,
+        issued_at=identity.issued_at,
+        token_id=identity.token_id,
+        cert_fingerprint=identity.cert_fingerprint,
+        cert_serial=identity.cert_serial,
+        cert_issuer=identity.cert_issuer,
+        key_id=identity.key_id,
+    )
+    if found is None and identity.workload and identity.workload != identity.id:
+        found = _certificate_revocation(presented.caller, state)
+    if found is None and presented.via is not None:
+        found = _certificate_revocation(presented.via, state)
+    return None if found is None else Refusal(Reason.REVOKED, found, claimed(identity.name))
+
+
+def _certificate_revocation(certificate: Certificate | None, state: State) -> str | None:
+    if certificate is None:
+        return None
+    return state.revocation_of(
+        subject_id=certificate.name,
+        issuer="",
+        issued_at=None,
+        token_id="",
+        cert_fingerprint=certificate.fingerprint,
+        cert_serial=certificate.serial,
+        cert_issuer=certificate.issuer,
+        key_id="",
+    )

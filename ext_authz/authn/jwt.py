@@ -1,0 +1,377 @@
+"""Bearer JWTs of configured issuers (RFC 7519, RFC 8725, RFC 9068, RFC 8705 3).
+
+Law: a remembered token skips parsing and signature only; its dates and its
+binding are compared on every check. Nothing in a token chooses how it is verified.
+Non-goal: revocation, role bindings and where tokens are found (the chain).
+"""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ext_authz.authn import claims as read
+from ext_authz.authn import spiffe
+from ext_authz.authn.cache import Verdicts
+from ext_authz.authn.claims import ClaimError
+from ext_authz.authn.jwks import KeySet
+from ext_authz.authn.jws import (
+    ALGORITHMS,
+    HMAC_BYTES,
+    MAX_TOKEN_BYTES,
+    Compact,
+    JwsError,
+    b64url_decode,
+    parse_compact,
+    strict_json,
+)
+from ext_authz.authn.names import bare_problem, claimed
+from ext_authz.model import Auth, Identity, Reason, Refusal
+from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Unavailable, mistake, shown
+
+ASSERTION_TYPE: Final = "authz-assertion+jwt"
+OWN_TYPE: Final = "at+jwt"
+_FOREIGN_TYPES: Final = frozenset({"", "jwt", OWN_TYPE})
+_SVID_TYPES: Final = _FOREIGN_TYPES | {"jose"}
+MAX_LEEWAY: Final = 300
+NS: Final = 1_000_000_000
+_REMEMBERED: Final = 8192
+_REMEMBERED_BYTES: Final = 8 * 1024 * 1024
+_THUMBPRINT_BYTES: Final = 32
+
+
+def _algorithm(value: object) -> str:
+    if isinstance(value, str) and value.lower() == "none":
+        raise mistake("`none` is never accepted: it means that anybody may write the token")
+    if not isinstance(value, str) or value not in ALGORITHMS:
+        raise mistake(f"{shown(value)} is none of {', '.join(sorted(ALGORITHMS))}")
+    return str(value)
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or "://" in value or value != value.lstrip():
+        raise mistake(f"{shown(value)} cannot stand before a subject")
+    if bare_problem(f"{value}x") is not None:
+        raise mistake(f"{shown(value)} makes subjects read as names of another kind")
+    return str(value)
+
+
+Algorithm = Annotated[str, BeforeValidator(_algorithm)]
+
+
+class ClaimPaths(Settings):
+    """Where a token says what; dotted paths. `roles` and `groups` are taken only where named here."""
+
+    roles: NonEmptyText | None = None
+    """Claim with the subject's roles: a list of texts or one text."""
+    groups: NonEmptyText | None = None
+    """Claim with the subject's groups."""
+    org: NonEmptyText | None = "org"
+    """Claim with the subject's organisation, one text."""
+    scopes: NonEmptyText | None = "scope"
+    """Claim with scopes: words in one text, or a list."""
+
+
+class MfaSettings(Settings):
+    """What in a token says that more than one factor was used (RFC 8176, OpenID Connect Core 2)."""
+
+    amr: tuple[NonEmptyText, ...] = ("mfa",)
+    """Values of `amr` of which one is enough."""
+    acr: tuple[NonEmptyText, ...] = ()
+    """Values of `acr` that are enough."""
+
+
+class JwtSettings(Settings):
+    """One issuer whose tokens are accepted."""
+
+    issuer: NonEmptyText
+    """The exact `iss` of its tokens."""
+    audiences: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
+    """A token must name one of these in `aud`."""
+    jwks_file: FilePath | None = None
+    """JWK set with the issuer's public keys."""
+    hmac_secret_file: FilePath | None = None
+    """Shared secret of at least 32 bytes (one line break at its end is dropped)."""
+    jwks_uri: Unavailable = None
+    """Where the JWK set is fetched."""
+    discovery: Unavailable = None
+    """Find the JWK set by OpenID Connect discovery."""
+    algorithms: tuple[Algorithm, ...] = ()
+    """Only these; without it RS256 for public keys, HS256 for a secret."""
+    leeway: Seconds = 30
+    """How far clocks may differ; at most 5m."""
+    max_lifetime: Seconds = 3600
+    """A token that lives longer, or will expire later than this from now, is refused."""
+    claims: ClaimPaths = ClaimPaths()
+    """Where a token says what."""
+    subject_prefix: Annotated[str, BeforeValidator(_prefix)] = ""
+    """Put before `sub` and groups; with two issuers each needs a different one."""
+    binding: Literal["off", "if_present", "required"] = "if_present"
+    """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""
+    mfa: MfaSettings = MfaSettings()
+    """What says that more than one factor was used."""
+    jwt_svid: Flag = False
+    """Allow subjects that are SPIFFE IDs of `identity.mtls.trust_domains`."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "JwtSettings":
+        if (self.jwks_file is None) == (self.hmac_secret_file is None):
+            raise mistake("exactly one of `jwks_file` and `hmac_secret_file` is needed")
+        for algorithm in self.algorithms:
+            if (algorithm in HMAC_BYTES) != (self.hmac_secret_file is not None):
+                kind = "a public key" if algorithm in HMAC_BYTES else "a shared secret"
+                raise mistake(f"`{algorithm}` cannot verify with {kind}")
+        if self.leeway > MAX_LEEWAY:
+            raise mistake(f"`leeway` is at most {MAX_LEEWAY}s")
+        if self.max_lifetime == 0:
+            raise mistake("`max_lifetime` is 0: every token would be refused")
+        return self
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The algorithms accepted, the default filled in."""
+        return frozenset(self.algorithms or (("RS256",) if self.hmac_secret_file is None else ("HS256",)))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class JwtIssuer:
+    """One issuer, compiled: its settings and its keys.
+
+    `own`: the tokens are minted here (tokens.py), so they must say `at+jwt`, and
+    their subjects may be another issuer's: whoever holds our key may name anybody.
+    """
+
+    settings: JwtSettings
+    keys: KeySet
+    own: bool = False
+    types: frozenset[str] = field(init=False)
+    algorithms: frozenset[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Pin the algorithms; an issuer none of whose keys fits any of them is a mistake (ValueError)."""
+        object.__setattr__(self, "algorithms", self.settings.accepted)
+        foreign = _SVID_TYPES if self.settings.jwt_svid else _FOREIGN_TYPES
+        object.__setattr__(self, "types", frozenset({OWN_TYPE}) if self.own else foreign)
+        if not any(self.algorithms & key.algorithms for key in self.keys.keys):
+            raise ValueError(f"no key of issuer `{self.settings.issuer}` is for {', '.join(sorted(self.algorithms))}")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class VerifiedToken:
+    """A token whose signature, shape and issuer hold; `from_ns` ≤ now < `until_ns` must be compared on each check.
+
+    `early` says what is wrong before `from_ns`. `bound` says that the binding
+    must be looked at; `bound_to` is the fingerprint (SHA-256 hex) of the
+    certificate that holds it, "" where no certificate can. `size` is the token's in bytes.
+    """
+
+    identity: Identity
+    from_ns: int
+    until_ns: int
+    early: str
+    bound: bool
+    bound_to: str
+    size: int
+
+
+class JwtAuthenticator:
+    """Verifies tokens of the configured issuers; immutable but for its memory of verified tokens."""
+
+    def __init__(self, issuers: Iterable[JwtIssuer], trust_domains: Iterable[str] = ()) -> None:
+        """Compile the issuers; `trust_domains` are whose SPIFFE IDs a `jwt_svid` issuer may name.
+
+        Raises ValueError when two entries have the same issuer or `subject_prefix`.
+        """
+        entries = tuple(issuers)
+        foreign = [entry for entry in entries if not entry.own]
+        self._issuers = {entry.settings.issuer: entry for entry in entries}
+        prefixes = {entry.settings.subject_prefix for entry in foreign}
+        if len(self._issuers) != len(entries) or len(prefixes) != len(foreign):
+            raise ValueError("two issuers share a name or a `subject_prefix`")
+        if sum(entry.settings.jwt_svid for entry in entries) > 1:
+            raise ValueError("only one issuer may have `jwt_svid`: a SPIFFE ID has no prefix that tells two apart")
+        self._prefixes = prefixes
+        self._trust_domains = frozenset(trust_domains)
+        self._memory: Verdicts[bytes, VerifiedToken] = Verdicts(_REMEMBERED, _REMEMBERED_BYTES)
+
+    @property
+    def issuers(self) -> Mapping[str, JwtIssuer]:
+        """The compiled issuers by name."""
+        return self._issuers
+
+    def with_keys(self, issuer: str, keys: KeySet) -> "JwtAuthenticator":
+        """Return an authenticator with other keys for `issuer` and nothing remembered; raises KeyError, ValueError."""
+        old = self._issuers[issuer]
+        swapped = {**self._issuers, issuer: JwtIssuer(old.settings, keys, own=old.own)}
+        return JwtAuthenticator(swapped.values(), self._trust_domains)
+
+    def authenticate(self, token: str, fingerprint: str, now_ns: int) -> VerifiedToken | Refusal:
+        """Verify `token`; `fingerprint` is the caller's certificate's (SHA-256 hex, "" without one)."""
+        if len(token) > MAX_TOKEN_BYTES:
+            return Refusal(Reason.INVALID_TOKEN, f"the token is larger than {MAX_TOKEN_BYTES} bytes")
+        digest = hashlib.sha256(token.encode("utf-8", "replace")).digest()
+        verified = self._memory.get(digest)
+        if verified is None:
+            found = self._verify(token)
+            if isinstance(found, Refusal):
+                return found
+            verified = found
+            self._memory.put(digest, verified, verified.size)
+        if not verified.from_ns <= now_ns < verified.until_ns:
+            who = claimed(verified.identity.name)
+            if now_ns >= verified.until_ns:
+                return Refusal(Reason.EXPIRED_TOKEN, "the token has expired", who)
+            return Refusal(Reason.INVALID_TOKEN, verified.early, who)
+        if verified.bound and (not fingerprint or fingerprint != verified.bound_to):
+            detail = "the token is bound to another certificate"
+            if not verified.bound_to:
+                detail = "the token is not bound to a certificate by `x5t#S256`"
+            elif not fingerprint:
+                detail = "the certificate that the token is bound to was not presented"
+            return Refusal(Reason.TOKEN_NOT_BOUND, detail, claimed(verified.identity.name))
+        return verified
+
+    def _verify(self, token: str) -> VerifiedToken | Refusal:
+        subject = ""
+        try:
+            parsed = parse_compact(token)
+            payload = strict_json(parsed.payload, "the payload")
+            subject = claimed(payload.get("sub"))
+            issuer = self._issuer(parsed, payload)
+            self._signature(parsed, issuer)
+            return self._read(payload, issuer, len(token))
+        except (JwsError, ClaimError) as error:
+            return Refusal(Reason.INVALID_TOKEN, str(error), subject)
+
+    def _issuer(self, parsed: Compact, payload: Mapping[str, Any]) -> JwtIssuer:
+        if parsed.typ == ASSERTION_TYPE:
+            raise JwsError("an assertion for upstreams is not a credential here")
+        name = payload.get("iss")
+        issuer = self._issuers.get(name) if isinstance(name, str) else None
+        if issuer is None:
+            raise JwsError("`iss` is missing" if name is None else "`iss` is not a configured issuer")
+        if parsed.typ not in issuer.types:
+            raise JwsError("`typ` is not one of this issuer's tokens")
+        if parsed.algorithm not in issuer.algorithms:
+            raise JwsError("`alg` is not one of this issuer's algorithms")
+        return issuer
+
+    def _signature(self, parsed: Compact, issuer: JwtIssuer) -> None:
+        keys = issuer.keys.candidates(parsed.algorithm, parsed.kid if not _is_secret(issuer) else None)
+        if not keys:
+            known = parsed.kid is None or issuer.keys.has_kid(parsed.kid)
+            raise JwsError("no key is for this `alg`" if known else "`kid` is not one of this issuer's keys")
+        if not any(key.verify(parsed.algorithm, parsed.signing_input, parsed.signature) for key in keys):
+            raise JwsError("the signature does not verify")
+
+    def _read(self, payload: dict[str, Any], issuer: JwtIssuer, size: int) -> VerifiedToken:
+        settings = issuer.settings
+        _audience(payload, settings.audiences)
+        issued, expires, not_before = (read.date(payload, name) for name in ("iat", "exp", "nbf"))
+        if issued is None or expires is None:
+            raise ClaimError("`iat` is missing" if issued is None else "`exp` is missing")
+        if expires <= issued:
+            raise ClaimError("`exp` is not after `iat`")
+        if expires - issued > settings.max_lifetime + settings.leeway:
+            raise ClaimError("the token lives longer than `max_lifetime`")
+        begins, early = max(
+            (issued, "`iat` is in the future"),
+            (not_before or 0, "`nbf` is in the future"),
+            (expires - settings.max_lifetime, "`exp` is further ahead than `max_lifetime`"),
+        )
+        bound, bound_to = _confirmation(payload, settings.binding)
+        identifier, name = self._subject(payload, issuer)
+        paths = settings.claims
+        identity = Identity(
+            id=identifier,
+            name=name,
+            auth=Auth.JWT,
+            issuer=settings.issuer,
+            roles=read.texts(payload, paths.roles) if paths.roles else frozenset(),
+            groups=self._groups(payload, issuer),
+            org=read.text(payload, paths.org) if paths.org else "",
+            scopes=read.texts(payload, paths.scopes, split=True) if paths.scopes else frozenset(),
+            claims=payload,
+            mfa=_mfa(payload, settings.mfa),
+            issued_at=issued,
+            expires_at=expires,
+            token_id=read.text(payload, "jti") if "jti" in payload else "",
+        )
+        from_ns, until_ns = (begins - settings.leeway) * NS, (expires + settings.leeway) * NS
+        return VerifiedToken(identity, from_ns, until_ns, early, bound, bound_to, size)
+
+    def _subject(self, payload: Mapping[str, Any], issuer: JwtIssuer) -> tuple[str, str]:
+        settings = issuer.settings
+        subject = payload.get("sub")
+        if not isinstance(subject, str):
+            raise ClaimError("`sub` is missing" if subject is None else "`sub` is not text")
+        if settings.jwt_svid and subject.startswith(spiffe.SCHEME):
+            wrong = spiffe.problem(subject, self._trust_domains)
+            if wrong:
+                raise ClaimError(f"`sub` {wrong}")
+            return subject, subject
+        wrong = bare_problem(subject)
+        if wrong:
+            raise ClaimError(f"`sub` {wrong}")
+        name = self._prefixed(subject, issuer, "sub")
+        return f"sub:{name}", name
+
+    def _groups(self, payload: Mapping[str, Any], issuer: JwtIssuer) -> frozenset[str]:
+        path = issuer.settings.claims.groups
+        groups = read.texts(payload, path) if path else frozenset()
+        return frozenset(self._prefixed(group, issuer, "groups") for group in groups)
+
+    def _prefixed(self, name: str, issuer: JwtIssuer, what: str) -> str:
+        """Put the issuer's prefix before a name; one that would read as another issuer's is refused."""
+        prefix = issuer.settings.subject_prefix
+        full = prefix + name
+        if issuer.own:
+            return full
+        if prefix and what == "sub" and bare_problem(full):
+            raise ClaimError(f"`{what}` with its prefix {bare_problem(full)}")
+        if any(len(other) > len(prefix) and full.startswith(other) for other in self._prefixes):
+            raise ClaimError(f"`{what}` reads as another issuer's")
+        return full
+
+
+def _is_secret(issuer: JwtIssuer) -> bool:
+    return issuer.settings.hmac_secret_file is not None
+
+
+def _audience(payload: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
+    named = payload.get("aud")
+    if named is None:
+        raise ClaimError("`aud` is missing")
+    if isinstance(named, str):
+        named = [named]
+    if not isinstance(named, list) or not all(isinstance(item, str) for item in named):
+        raise ClaimError("`aud` is neither text nor a list of texts")
+    if not set(named) & set(accepted):
+        raise ClaimError("`aud` names another audience")
+
+
+def _confirmation(payload: Mapping[str, Any], mode: str) -> tuple[bool, str]:
+    """Return (whether the binding is looked at, the certificate's fingerprint in hex or "")."""
+    confirmation = payload.get("cnf")
+    if mode == "off" or (mode == "if_present" and "cnf" not in payload):
+        return False, ""
+    if "cnf" not in payload:
+        return True, ""
+    if not isinstance(confirmation, dict):
+        raise ClaimError("`cnf` is not an object")
+    # RFC 7800 3.1: one key is confirmed. Another method beside it could not be checked, so it binds to nothing.
+    if set(confirmation) != {"x5t#S256"}:
+        return True, ""
+    value = confirmation["x5t#S256"]
+    digest = b64url_decode(value, "`cnf.x5t#S256`") if isinstance(value, str) else b""
+    if len(digest) != _THUMBPRINT_BYTES:
+        raise ClaimError("`cnf.x5t#S256` is not a SHA-256 digest")
+    return True, digest.hex()
+
+
+def _mfa(payload: Mapping[str, Any], settings: MfaSettings) -> bool:
+    methods = read.texts(payload, "amr") if "amr" in payload else frozenset()
+    context = payload.get("acr")
+    return not methods.isdisjoint(settings.amr) or (isinstance(context, str) and context in settings.acr)
