@@ -7,7 +7,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field
 
-from ext_authz.settings import NOT_AVAILABLE, Seconds, Settings, Unavailable, mistake, parse_flag, shown
+from ext_authz.settings import NOT_AVAILABLE, Flag, Seconds, Settings, Unavailable, mistake, shown
 
 MAX_AGE_SECONDS: Final = 30
 
@@ -24,12 +24,6 @@ def _on_stale(value: object) -> str:
     raise mistake(NOT_AVAILABLE if value == "deny" else f"{shown(value)} is neither `hold` nor `deny`")
 
 
-def _false(value: object) -> bool:
-    if parse_flag(value):
-        raise mistake(NOT_AVAILABLE)
-    return False
-
-
 class StateSettings(Settings):
     """The `state:` section."""
 
@@ -40,5 +34,5 @@ class StateSettings(Settings):
     """State read longer ago than this no longer grants: approvals and risk count as unknown."""
     on_stale: Annotated[Literal["hold"], BeforeValidator(_on_stale)] = "hold"
     """What happens to other checks then: `hold` goes on with revocations and quarantines as last read."""
-    verified_approvers: Annotated[bool, BeforeValidator(_false)] = False
-    """Whether an approval needs the approver's own token."""
+    verified_approvers: Flag = False
+    """Whether an approval needs the approver's own token (`approve --as`); without, `os:USER` is taken for it."""

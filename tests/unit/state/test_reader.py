@@ -286,7 +286,7 @@ def test_a_connection_is_not_used_in_a_forked_child(tmp_path: Path) -> None:
 
 def test_the_settings_refuse_what_this_version_cannot_do() -> None:
     assert StateSettings.model_validate({"backend": "sqlite", "max_age": "10s"}).max_age == 10
-    for bad in ({"backend": "redis", "url": "redis://x"}, {"on_stale": "deny"}, {"verified_approvers": "true"}):
+    for bad in ({"backend": "redis", "url": "redis://x"}, {"on_stale": "deny"}):
         with pytest.raises(ValidationError, match="not available in this version"):
             StateSettings.model_validate(bad)
     for bad in ({"backend": "etcd"}, {"on_stale": "panic"}, {"max_age": "0s"}, {"max_agee": "1s"}):

@@ -1,0 +1,66 @@
+"""The `audit:` section: what exists is read, what does not is refused by name."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from ext_authz.audit.settings import LATER_FORMATS, LATER_KINDS, AuditSettings
+from ext_authz.documents import load, to_plain
+
+BASE = {"base": Path("/etc/ext-authz")}
+
+
+def read(text: str) -> AuditSettings:
+    return AuditSettings.model_validate(to_plain(load(text, "f.yaml")), context=BASE)
+
+
+def test_sinks_are_read_as_written_and_paths_are_relative_to_the_file() -> None:
+    settings = read("sinks: [{type: stdout}, {type: file, path: events.jsonl, format: native}]\nspool: {on_full: deny}")
+    assert [sink.type for sink in settings.sinks] == ["stdout", "file"]
+    assert settings.sinks[1].path == Path("/etc/ext-authz/events.jsonl")  # type: ignore[union-attr]
+
+
+def test_nothing_needs_to_be_said() -> None:
+    assert AuditSettings().sinks == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(f"sinks: [{{type: {kind}, url: 'https://x', headers: {{a: b}}}}]" for kind in LATER_KINDS),
+        *(f"sinks: [{{type: stdout, format: {each}}}]" for each in LATER_FORMATS),
+        "encryption: {key: 'file:k'}",
+        "signing: {key: 'file:k'}",
+        "redact: [/subject/org]",
+        "spool: {max_bytes: 10GiB}",
+        "spool: {retain: 90d}",
+        "spool: {on_full: drop}",
+    ],
+)
+def test_what_is_not_there_yet_is_refused_by_name_and_only_so(text: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(text)
+    assert [error["msg"] for error in caught.value.errors()] == ["not available in this version"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sinks: [{type: stdot}]", "`stdot` is not a kind of sink, did you mean `stdout`?"),
+        ("sinks: [{path: x}]", "a sink needs a `type`"),
+        ("sinks: [{type: [stdout]}]", "is not a kind of sink"),
+        ("sinks: [{type: file}]", "Field required"),
+        ("sinks: [{type: stdout, path: x}]", "Extra inputs"),
+        ("sinks: [{type: stdout, format: jason}]", "`jason` is not a format"),
+        ("sinks: [stdout]", "a sink needs a `type`"),
+        ("sink: []", "Extra inputs"),
+        ("spool: {on_full: panic}", "`panic` is not `deny` or `drop`"),
+    ],
+)
+def test_a_mistake_says_what_is_wrong(text: str, message: str) -> None:
+    with pytest.raises(ValidationError) as caught:
+        read(text)
+    found: list[Any] = [error["msg"] for error in caught.value.errors()]
+    assert any(message in each for each in found), found
