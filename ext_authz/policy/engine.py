@@ -1,0 +1,203 @@
+"""Deciding a query: candidates from the index, deny over allow, first allow names the decision.
+
+Law: pure and total over queries; no match denies, and what cannot be evaluated
+makes an allow not match and a deny match. Non-goal: headers' values and the
+answer's form.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ext_authz.model import Auth, Identity, Query, Reason, Resource, ShadowMatch
+from ext_authz.policy.conditions import Condition
+from ext_authz.policy.document import Effect, Policy
+from ext_authz.policy.index import Index
+from ext_authz.policy.matching import Values, names_any, resource_value, subject_values
+from ext_authz.template import Template
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectEntry:
+    """Compiled tests of one subject entry."""
+
+    tests: tuple[tuple[str, Values], ...]
+    anonymous: bool
+
+    def matches(self, identity: Identity) -> bool:
+        """Whether every test holds; an anonymous caller only matches an entry that says so."""
+        if identity.auth is Auth.ANONYMOUS and not self.anonymous:
+            return False
+        return all([values.accepts_any(subject_values(identity, name)) for name, values in self.tests])  # noqa: C419
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceEntry:
+    """Compiled tests of one resource entry. `open`: what is unknown matches (deny policies)."""
+
+    tests: tuple[tuple[str, Values], ...]
+    open: bool
+
+    def matches(self, resource: Resource) -> bool:
+        """Whether every test holds of the resource."""
+        for attribute, values in self.tests:
+            value = resource_value(resource, attribute)
+            if value is None:
+                if not self.open:
+                    return False
+            elif not values.accepts(value) and not (self.open and attribute == "id" and names_any(resource)):
+                return False
+        return True
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CompiledPolicy:
+    """One policy, ready to be asked. `ttl` is seconds; None instead of entries or actions means any.
+
+    `digest` is what approvals are bound to; `source` is what was written.
+    """
+
+    id: str
+    digest: str
+    headers: tuple[tuple[str, Template], ...]
+    ttl: int
+    source: Policy
+    subjects: tuple[SubjectEntry, ...] | None
+    resources: tuple[ResourceEntry, ...] | None
+    actions: Values | None
+    conditions: tuple[Condition, ...]
+    audit_logged: bool
+    deny: bool
+    shadow: bool
+
+    @property
+    def approvals(self) -> int:
+        """Distinct people that each approval needs."""
+        return self.source.approvals
+
+    @property
+    def effect(self) -> Effect:
+        """What it does when it matches."""
+        return self.source.effect
+
+    def concerns(self, query: Query) -> bool:
+        """Whether subject, resource and action match."""
+        return self.action_matches(query.action) and self.resource_matches(query) and self.subject_matches(query)
+
+    def subject_matches(self, query: Query) -> bool:
+        """Whether one of the subject entries matches."""
+        if self.subjects is None:
+            return True
+        subject = query.subject
+        return any([entry.matches(subject) for entry in self.subjects])  # noqa: C419  quicker for a few
+
+    def resource_matches(self, query: Query) -> bool:
+        """Whether one of the resource entries matches."""
+        if self.resources is None:
+            return True
+        resource = query.resource
+        return any([entry.matches(resource) for entry in self.resources])  # noqa: C419
+
+    def action_matches(self, action: str) -> bool:
+        """Whether one of the actions matches."""
+        return self.actions is None or self.actions.accepts(action)
+
+    def in_force(self, now_ns: int) -> bool:
+        """Whether `not_before` has come and `not_after` has not, by this machine's clock."""
+        source = self.source
+        start, end = source.not_before_ns, source.not_after_ns
+        return (start is None or start <= now_ns) and (end is None or now_ns < end)
+
+    def counts(self, held: bool | None) -> bool:  # noqa: FBT001  what a condition answered
+        """Whether a condition's answer lets the policy match: an unknown one only a deny."""
+        return held is not False if self.deny else held is True
+
+    def holds(self, query: Query) -> bool:
+        """Whether the policy is in force and its conditions let it match."""
+        if not self.in_force(query.context.now_ns):
+            return False
+        return all(self.counts(condition.holds(query, self)) for condition in self.conditions)
+
+    def until_ns(self, query: Query) -> int | None:
+        """Return when what a matching allow relied on ends (Unix nanoseconds); None: it does not."""
+        ends = [condition.until_ns(query, self) for condition in self.conditions]
+        ends.append(self.source.not_after_ns)
+        return min((end for end in ends if end is not None), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the policies say of one query.
+
+    `policy` names the decision: the first matching allow, the first deny that
+    hit, or for `conditions_not_met` the first candidate. `policies` are the ids
+    of every matching allow (of an allow) or deny (of a denial). `until_ns` is
+    when what the naming allow relied on ends (this machine's clock).
+    """
+
+    reason: Reason
+    policy: CompiledPolicy | None = None
+    policies: tuple[str, ...] = ()
+    shadow: tuple[ShadowMatch, ...] = ()
+    audit_logged: bool = False
+    until_ns: int | None = None
+
+
+class PolicySet:
+    """Compiled policies in order. Made by compiler.compile_policies; never changes.
+
+    `revision` identifies the document; `injectable` are the header names that
+    any policy can set; `claims_read` the claim paths that any policy reads.
+    """
+
+    __slots__ = ("_index", "claims_read", "injectable", "policies", "revision")
+
+    def __init__(
+        self,
+        policies: Sequence[CompiledPolicy],
+        index: Index,
+        *,
+        revision: str,
+        injectable: frozenset[str],
+        claims_read: frozenset[str],
+    ) -> None:
+        self.policies = tuple(policies)
+        self._index = index
+        self.revision = revision
+        self.injectable = injectable
+        self.claims_read = claims_read
+
+    def decide(self, query: Query) -> Verdict:
+        """Decide one query (CONTRACT section 4)."""
+        allows: list[CompiledPolicy] = []
+        denies: list[CompiledPolicy] = []
+        shadow: list[ShadowMatch] = []
+        unmet: CompiledPolicy | None = None
+        policies = self.policies
+        for number in self._index.candidates(query):
+            policy = policies[number]
+            if not policy.concerns(query):
+                continue
+            if policy.holds(query):
+                if policy.shadow:
+                    shadow.append(ShadowMatch(policy.id, policy.effect.value))
+                else:
+                    (denies if policy.deny else allows).append(policy)
+            elif unmet is None and not policy.deny and not policy.shadow:
+                unmet = policy
+        matched = denies or allows
+        return Verdict(
+            reason=_reason(denies, allows, unmet),
+            policy=matched[0] if matched else unmet,
+            policies=tuple([policy.id for policy in matched]),
+            shadow=tuple(shadow),
+            audit_logged=any([policy.audit_logged for policy in matched]),  # noqa: C419
+            until_ns=None if denies or not allows else allows[0].until_ns(query),
+        )
+
+
+def _reason(denies: list[CompiledPolicy], allows: list[CompiledPolicy], unmet: CompiledPolicy | None) -> Reason:
+    if denies:
+        return Reason.DENIED_BY_POLICY
+    if allows:
+        return Reason.ALLOWED
+    return Reason.NO_POLICY if unmet is None else Reason.CONDITIONS_NOT_MET
