@@ -1,0 +1,136 @@
+"""Where protocols put the model: in the path, in a JSON key, in a message field, nowhere, everywhere.
+
+Law: a reader returns the one model the server will act on, or a refusal.
+Non-goal: what is particular to one protocol.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ext_authz.mappers.adapter import EVERY, Call, Meaning, Named, Place, Reads
+from ext_authz.mappers.body import FRAME_HEADER, case_variant, grpc_message, json_body, refuse
+from ext_authz.mappers.wire import BYTES, MAX_NAME_BYTES, WireError, scan, text
+from ext_authz.model import AttributeValue, Refusal
+
+Attributes = Mapping[str, AttributeValue]
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+# Triton reads "01" and "+1" as 1: a number has one spelling here.
+_NUMBER = re.compile(r"[\s+-]*[0-9]+\s*\Z")
+_CANONICAL_NUMBER = re.compile(r"(?:0|[1-9][0-9]*)\Z")
+
+
+def server_meaning(call: Call) -> Meaning:
+    """Return the row's action on the server; its id is the route's name."""
+    return Meaning((Named("server", call.route, "", call.row.action),))
+
+
+def every_meaning(call: Call) -> Meaning:
+    """Return the row's action on any resource of its type."""
+    return Meaning((Named(call.row.type, EVERY, "", call.row.action),))
+
+
+def path_meaning(call: Call) -> Meaning:
+    """Return the row's action on the resource that `{model}` or else the first slot names, in version `{version}`."""
+    captured = call.captured
+    name = captured.get("model") or next(iter(captured.values()))
+    return Meaning((Named(call.row.type, name, captured.get("version", ""), call.row.action),))
+
+
+SERVER = Place("the server", server_meaning)
+PATH = Place("path", path_meaning)
+EVERYTHING = Place("any (`*`)", every_meaning)
+
+
+def name_problem(name: str) -> str | None:
+    """Say why `name` cannot be a resource's name, or None."""
+    if not name:
+        return "names no resource"
+    if len(name.encode()) > MAX_NAME_BYTES:
+        return "names a resource at undue length"
+    if _CONTROL.search(name) or name != name.strip():
+        return "names a resource with control characters or outer spaces"
+    return None
+
+
+def version_problem(version: str) -> str | None:
+    """Say why `version` has several readings, or None."""
+    if "/" in version or _CONTROL.search(version):
+        return "the version is not a name"
+    if _NUMBER.match(version) and not _CANONICAL_NUMBER.match(version):
+        return "the version is a number in an unusual spelling"
+    return None
+
+
+def message_fields(call: Call, name: int, version: int | None = None) -> tuple[str, str] | Refusal:
+    """Return (name, version) read from fields of the call's message ("" where absent)."""
+    data = grpc_message(call.facts, call.max_request_bytes)
+    if isinstance(data, Refusal):
+        return data
+    wanted = {name: BYTES} if version is None else {name: BYTES, version: BYTES}
+    try:
+        fields = scan(data, FRAME_HEADER, len(data), wanted)
+        found = text(data, fields, name), "" if version is None else text(data, fields, version)
+    except WireError as error:
+        return refuse(f"holds {error}")
+    problem = (name_problem(found[0]) if found[0] else None) or version_problem(found[1])
+    return refuse(problem) if problem else found
+
+
+def message(name: int, version: int | None = None, *, empty: str | None = None) -> Place:
+    """Return the place "field `name` of the message" (and `version`).
+
+    `empty` is the action on the server when the name is absent; without it
+    such a call is refused.
+    """
+
+    def read(call: Call) -> Meaning | Refusal:
+        found = message_fields(call, name, version)
+        if isinstance(found, Refusal):
+            return found
+        if found[0]:
+            return Meaning((Named(call.row.type, found[0], found[1], call.row.action),))
+        if empty is None or found[1]:
+            return refuse("names no resource")
+        return Meaning((Named("server", call.route, "", empty),))
+
+    return Place(f"message field {name}" + (f" (empty: the server, `{empty}`)" if empty else ""), read, Reads.MEANING)
+
+
+def body_with(call: Call, wanted: frozenset[str]) -> dict[str, Any] | Refusal:
+    """Return the JSON body; refuse one with a key that reads as one of `wanted` (lower case) in other letters."""
+    content = json_body(call.facts, call.max_request_bytes)
+    if isinstance(content, Refusal):
+        return content
+    variant = case_variant(content, wanted)
+    return refuse(f"names `{variant[:64]}` in other letters") if variant else content
+
+
+def json_key(
+    key: str = "model",
+    *,
+    limits: Callable[[Mapping[str, Any]], Attributes] | None = None,
+    wanted: frozenset[str] = frozenset(),
+) -> Place:
+    """Return the place "`key` of the JSON body"; `limits` finds attributes in the same body, in the keys `wanted`."""
+    keys = wanted | {key}
+
+    def read(call: Call) -> Meaning | Refusal:
+        content = body_with(call, keys)
+        if isinstance(content, Refusal):
+            return content
+        name = content.get(key)
+        if not isinstance(name, str):
+            return refuse(f"has no `{key}`")
+        problem = name_problem(name)
+        if problem:
+            return refuse(problem)
+        return Meaning((Named(call.row.type, name, "", call.row.action),), limits(content) if limits else {})
+
+    return Place(f"body `{key}`", read, Reads.MEANING)
+
+
+def whole_number(value: object) -> int | None:
+    """Return a limit that every parser reads alike: a positive JSON integer. Strings, floats, 0 and -1 are unknown."""
+    return value if type(value) is int and value > 0 else None
