@@ -227,7 +227,7 @@ CALLS: Final[tuple[Call, ...]] = (
         lambda w: _score(w, w.bearer("carol", "data_scientist", org="contractor")),
         "403",
         "denied_by_policy",
-        "no_production_models_for_contractors",
+        "no_contractors_in_production",
     ),
     Call(
         ALICE,
@@ -337,7 +337,7 @@ CALLS: Final[tuple[Call, ...]] = (
     ),
     Call(
         "explain --at",
-        "alice reads clicks, Sunday 03:00 UTC, seed policies alone",
+        "clicks on Sunday 03:00, seed policies alone",
         _explain("office-hours.yaml", SUNDAY),
         "deny",
         "conditions_not_met",
@@ -346,7 +346,7 @@ CALLS: Final[tuple[Call, ...]] = (
     ),
     Call(
         "explain --at",
-        "the same, Monday 10:00 UTC",
+        "clicks on Monday 10:00, seed policies alone",
         _explain("office-hours.yaml", MONDAY),
         "allow",
         "allowed",

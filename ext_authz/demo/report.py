@@ -17,7 +17,7 @@ from ext_authz.demo.calls import ENVOY, INSIDE, Call, World
 from ext_authz.demo.clients import LAKE_HOST, MODELS_HOST, Answer
 from ext_authz.demo.files import BALANCER, Files
 
-WIDTH: Final = 148
+WIDTH: Final = 160
 """Columns where the output is no terminal."""
 
 
@@ -62,7 +62,7 @@ def table(rows: Sequence[Row]) -> Table:
             Text(row.call.who),
             Text(row.call.what),
             Text(row.answer.label, "green" if allowed else "yellow"),
-            Text("refused by Envoy itself" if row.reason == ENVOY else row.reason),
+            Text("by Envoy" if row.reason == ENVOY else row.reason),
             Text(row.policy),
             Text(f"{row.answer.milliseconds:.0f}"),
         )

@@ -73,34 +73,39 @@ def _listener(settings: EnvoySettings, listener: Listener) -> str:
 def _downstream_tls(settings: EnvoySettings, listener: Listener) -> str:
     if listener.require_client_certificate:
         required = "require_client_certificate: true  # default false: callers without one would reach the filter chain"
+        common, validation = "", _validation(settings)
     else:
+        # Envoy cannot make a certificate optional and match its names: either all come with one or nobody does.
         required = (
-            "# Callers with a token or key alone; the sidecar answers no_credentials to those with neither.\n"
-            "            # ext-authz lint: allow EA030\n"
-            "            require_client_certificate: false"
+            "require_client_certificate: false  # tokens and keys alone, no principal here; ext-authz lint: allow EA030"
         )
-    revoked = f"\n                crl: {{ filename: {quote(settings.client_crl)} }}" if settings.client_crl else ""
-    prefixes = "\n".join(
-        f"                - {{ san_type: URI, matcher: {{ prefix: {quote(f'spiffe://{domain}/')} }} }}"
-        for domain in settings.trust_domains
-    )
+        common, validation = "  # ext-authz lint: allow EA031", ""
     return f"""\
         transport_socket:
           name: envoy.transport_sockets.tls
           typed_config:
             "@type": {_TYPE}.transport_sockets.tls.v3.DownstreamTlsContext
             {required}
-            common_tls_context:
+            common_tls_context:{common}
               alpn_protocols: [h2, http/1.1]
               tls_params: {{ tls_minimum_protocol_version: TLSv1_2 }}
               tls_certificates:
               - certificate_chain: {{ filename: {quote(settings.certificate)} }}
                 private_key: {{ filename: {quote(settings.private_key)} }}
+{validation}        """
+
+
+def _validation(settings: EnvoySettings) -> str:
+    revoked = f"\n                crl: {{ filename: {quote(settings.client_crl)} }}" if settings.client_crl else ""
+    prefixes = "".join(
+        f"                - {{ san_type: URI, matcher: {{ prefix: {quote(f'spiffe://{domain}/')} }} }}\n"
+        for domain in settings.trust_domains
+    )
+    return f"""\
               validation_context:  # without it no certificate is even asked for
                 trusted_ca: {{ filename: {quote(settings.client_ca)} }}{revoked}
                 match_typed_subject_alt_names:  # no CN or DNS fallback: a principal is a SPIFFE id of ours
-{prefixes}
-        """
+{prefixes}"""
 
 
 def _connection_manager(settings: EnvoySettings, listener: Listener) -> str:

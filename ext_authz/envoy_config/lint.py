@@ -14,7 +14,7 @@ from ext_authz.envoy_config import rules_cluster, rules_connection, rules_filter
 from ext_authz.envoy_config.rules import MANAGER, NETWORK_AUTHZ, Bootstrap, Facts, Finding, Manager
 from ext_authz.envoy_config.tree import config, extension, get, items, mark
 
-_ALLOW: Final = re.compile(r"#\s*ext-authz lint: allow((?:[ ,]+EA[0-9]{3})+)")
+_ALLOW: Final = re.compile(r"#.*\bext-authz lint: allow((?:[ ,]+EA[0-9]{3})+)")
 
 
 def lint_text(text: str, file: str, facts: Facts | None = None) -> tuple[Diagnostic, ...]:

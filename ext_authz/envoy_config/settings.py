@@ -89,7 +89,7 @@ class ClientTls:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TLS listener. Without `require_client_certificate` a caller may come with a token or key alone."""
+    """A TLS listener. Without `require_client_certificate` no certificate is asked for: tokens and keys alone."""
 
     name: str = "edge"
     address: str = "127.0.0.1:8443"
