@@ -34,10 +34,9 @@ class AuditUnavailable(Exception):  # noqa: N818  named as the reason that calle
 class Spool:
     """The log of one start of one process.
 
-    `append` may be called from any thread of it, `sync`, `check` and `close`
-    from one at a time, nothing from another process. `log_id` names the log
-    for ever: `NAME-START-RANDOM`. `query_key` is the trail's key for hashes of
-    query strings.
+    Everything may be called from any thread of it and nothing from another
+    process. `log_id` names the log for ever: `NAME-START-RANDOM`. `query_key`
+    is the trail's key for hashes of query strings.
     """
 
     def __init__(self, directory: Path, log_id: str, query_key: bytes) -> None:
@@ -47,6 +46,8 @@ class Spool:
         self.seq = 0
         self.failures = 0
         self._lock = threading.Lock()
+        # Held before the other, for as long as the descriptor must not change.
+        self._disk_lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = False
         self._torn = False
@@ -113,28 +114,31 @@ class Spool:
         and the next one succeeds: so everything since the last good one is
         copied to a new segment, and only that one counts.
         """
+        with self._disk_lock:
+            return self._sync()
+
+    def _sync(self) -> bool:
         with self._lock:
             if self._closed or self._pid != os.getpid():
                 return False
-            fd, size, synced, number = self._fd, self._size, self._synced, self._number
-        if not self._broken:
-            if synced == size:
+            fd, size = self._fd, self._size
+            if self._synced == size and not self._broken:
                 return True
+        if not self._broken:
             try:
                 os.fdatasync(fd)
             except OSError:
                 self.failures += 1
             else:
                 with self._lock:
-                    if self._number == number:
-                        self._synced = max(self._synced, size)
+                    self._synced = size
                 return True
         with self._lock:
             return self._renew()
 
     def check(self) -> None:
         """Notice when the open segment was removed or replaced, and go on in a new one."""
-        with self._lock:
+        with self._disk_lock, self._lock:
             if self._closed or self._pid != os.getpid():
                 return
             with contextlib.suppress(OSError):
@@ -145,11 +149,12 @@ class Spool:
 
     def close(self) -> None:
         """Make what was appended durable as far as possible and close the file; appends fail from now on."""
-        self.sync()
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                os.close(self._fd)
+        with self._disk_lock:
+            self._sync()
+            with self._lock:
+                if not self._closed:
+                    self._closed = True
+                    os.close(self._fd)
 
     def _mend(self) -> None:
         """Bring the file back to whole lines, or raise."""

@@ -1,0 +1,32 @@
+"""Standard output as a sink.
+
+Law: a reader that stops reading holds up this sink's thread and nothing else.
+Non-goal: acknowledgement; a pipe has none.
+"""
+
+import os
+import select
+
+
+class StdoutSink:
+    """Writes to descriptor 1 (or the one given)."""
+
+    def __init__(self, fd: int = 1) -> None:
+        self.name = "stdout"
+        self._fd = fd
+        self._torn = False
+
+    def write(self, lines: bytes) -> None:
+        """Write all of `lines`; a line torn by an earlier failure is ended first. Raises OSError."""
+        view = memoryview(b"\n" + lines if self._torn else lines)
+        while view:
+            try:
+                written = os.write(self._fd, view)
+            except BlockingIOError:
+                select.select([], [self._fd], [])
+                continue
+            self._torn = view[written - 1] != ord("\n")
+            view = view[written:]
+
+    def close(self) -> None:
+        """Do nothing: standard output is not ours to close."""
