@@ -1,7 +1,13 @@
 """Laws of the audit trail, one sentence each."""
 
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -10,6 +16,10 @@ from hypothesis import strategies as st
 
 from ext_authz.audit.bounds import MAX_BYTES
 from ext_authz.audit.event import decision_event, lifecycle_event
+from ext_authz.audit.exporter import Delivery
+from ext_authz.audit.reader import Trail
+from ext_authz.audit.spool import Spool
+from ext_authz.audit.trail import segments
 from ext_authz.model import (
     Access,
     Approval,
@@ -31,7 +41,19 @@ from ext_authz.model import (
 MARKER = "s3cr3t-m4rk3r"
 # Odd in every way a caller may choose: lone surrogates, controls, and now and then something huge.
 texts = st.sampled_from(
-    ["", "a", "alice", "sub:alice", "\ud800", '"\n\r\0\x7f', "\u2028é", "a.b", "x" * 900, "\0" * 4000, "\U0001f600" * 9000]
+    [
+        "",
+        "a",
+        "alice",
+        "sub:alice",
+        "\ud800",
+        '"\n\r\0\x7f',
+        "\u2028é",
+        "a.b",
+        "x" * 900,
+        "\0" * 4000,
+        "\U0001f600" * 9000,
+    ]
 ) | st.text(max_size=6)
 numbers = st.integers() | st.sampled_from([2**53, -(2**53), 2**70, 10**400, 0])
 attributes = st.dictionaries(texts, texts | numbers | st.booleans(), max_size=4)
@@ -198,3 +220,72 @@ def test_no_header_value_body_or_query_value_is_ever_in_an_event(
         decision_event(replace(outcome, context=None), log_id="w", seq=0, claims_read=frozenset(), query_key=b"k" * 32),
     ):
         assert MARKER.encode() not in line
+
+
+@given(st.lists(st.text(max_size=8), min_size=1, max_size=6), st.data())
+def test_of_any_prefix_of_a_log_reader_and_exporter_give_exactly_the_whole_events(
+    values: list[str], data: st.DataObject
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "audit"
+        spool = Spool.create(directory, "worker-0")
+        lines = [orjson.dumps({"seq": seq, "value": value}) for seq, value in enumerate(values)]
+        for line in lines:
+            spool.append(lambda _, line=line: line)
+        spool.close()
+        path = segments(directory)[0].path
+        written = path.read_bytes()
+        cut = data.draw(st.integers(0, len(written)))
+        path.write_bytes(written[:cut])
+        whole = lines[: written[:cut].count(b"\n")]
+        trail = Trail([directory])
+        assert [entry.line for entry in trail.entries()] == whole
+        assert trail.damaged == 0
+        assert trail.gaps() == []
+        sink = _Collector()
+        while Delivery(directory, sink).step():
+            pass
+        assert sink.lines == whole
+
+
+class _Collector:
+    name = "collector"
+
+    def __init__(self) -> None:
+        self.lines: list[bytes] = []
+
+    def write(self, lines: bytes) -> None:
+        self.lines += lines[:-1].split(b"\n")
+
+    def close(self) -> None:
+        pass
+
+
+_WRITER = """
+import os, sys
+from pathlib import Path
+from ext_authz.audit.spool import Spool
+spool = Spool.create(Path(sys.argv[1]), "worker-0")
+while True:
+    seq = spool.append(lambda seq: b'{"seq":%d}' % seq)
+    os.write(1, b"%d\\n" % seq)
+"""
+
+
+def test_kill_minus_nine_of_a_writer_loses_no_acknowledged_event(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
+    for number, wanted in enumerate((1, 57, 1000)):
+        directory = tmp_path / str(number)
+        with subprocess.Popen(
+            [sys.executable, "-c", _WRITER, str(directory)], stdout=subprocess.PIPE, env=environment
+        ) as process:
+            assert process.stdout is not None
+            acknowledged = [int(process.stdout.readline()) for _ in range(wanted)]
+            os.kill(process.pid, signal.SIGKILL)
+            rest = process.stdout.read().split(b"\n")[:-1]
+        acknowledged += map(int, rest)
+        trail = Trail([directory])
+        found = [entry.event["seq"] for entry in trail.entries()]
+        assert found[: len(acknowledged)] == acknowledged == list(range(len(acknowledged)))
+        assert trail.damaged == 0
+        assert trail.gaps() == []
