@@ -1,0 +1,66 @@
+"""One request decided by the server's own code, with why each policy did or did not apply.
+
+Law: the decision is the one that `check` gave; explaining changes nothing of it.
+Non-goal: the server's own refusals (overloaded, not ready, a full trail).
+"""
+
+from dataclasses import replace
+from typing import Any, Final
+
+from ext_authz.check import Snapshot, check
+from ext_authz.model import Decision, Outcome, Query, Reason, Refusal
+from ext_authz.policy.explain import explain
+from ext_authz.request import read
+from ext_authz.state import State
+from ext_authz.tools.decisions import decision_object
+
+_DECISION_ID: Final = "explain"
+
+
+def explain_request(
+    data: bytes, snapshot: Snapshot, state: State, now_ns: int, *, at_ns: int | None = None
+) -> dict[str, Any]:
+    """Return the decision object (CONTRACT section 6) of a serialized CheckRequest.
+
+    `now_ns` is the machine's clock in Unix nanoseconds; with `at_ns` both
+    clocks, the request's too, are that moment.
+    """
+    outcome = outcome_of(data, snapshot, state, now_ns if at_ns is None else at_ns, request_time_ns=at_ns)
+    plain = decision_object(outcome, snapshot)
+    query = _query(outcome)
+    if query is not None:
+        explanation = explain(snapshot.policies, query)
+        plain["trace"] = [each.as_json() for each in explanation.trace]
+        plain["would_allow_if"] = [] if outcome.decision.allowed else list(explanation.would_allow_if)
+    return plain
+
+
+def outcome_of(
+    data: bytes,
+    snapshot: Snapshot,
+    state: State,
+    now_ns: int,
+    *,
+    request_time_ns: int | None = None,
+    decision_id: str = _DECISION_ID,
+) -> Outcome:
+    """Read and decide as the server does; what cannot be read, and what fails inside, is a denial."""
+    facts = read(data, snapshot.header_names)
+    if isinstance(facts, Refusal):
+        return Outcome(Decision(False, facts.reason), decision_id, snapshot.revision, now_ns, refusal=facts)
+    if request_time_ns is not None:
+        facts = replace(facts, time_ns=request_time_ns)
+    try:
+        return check(facts, snapshot, state, decision_id, now_ns)
+    except Exception as error:  # noqa: BLE001  whatever it is, the server answers `internal_error` too
+        refusal = Refusal(Reason.INTERNAL_ERROR, f"{type(error).__name__}: {error}")
+        decision = Decision(False, Reason.INTERNAL_ERROR)
+        return Outcome(decision, decision_id, snapshot.revision, now_ns, facts=facts, refusal=refusal)
+
+
+def _query(outcome: Outcome) -> Query | None:
+    """Return what the policies were asked, where the check came that far."""
+    identity, access, context, target = outcome.identity, outcome.access, outcome.context, outcome.target
+    if identity is None or access is None or context is None or target is None:
+        return None
+    return Query(identity, access.resource, access.action, context, target.attributes)
