@@ -147,6 +147,8 @@ class MtlsAuthenticator:
             if element is not None:
                 evidence = (*element.uri, *element.dns, element.subject)[0]
                 certificate = self._described(element, now_ns)
+            if certificate is not None and certificate.name == peer.name:
+                certificate = None
         except (CertificateError, xfcc.XfccError) as error:
             return Refusal(Reason.INVALID_CERTIFICATE, f"{xfcc.HEADER}: {error}", claimed(evidence))
         if certificate is not None and certificate.revoked:
@@ -192,7 +194,7 @@ class MtlsAuthenticator:
             if own.hash and peer.fingerprint and own.hash != peer.fingerprint:
                 raise CertificateError("the second element's `Hash` is not the direct peer's")
         first = elements[0]
-        if not (first.uri or first.dns or first.subject):
+        if not (first.uri or first.dns or first.subject or first.cert):
             raise CertificateError("the caller's element names nobody")
         # Taking the proxy for the caller would lend its identity to everyone behind it.
         return None if first.uri == (peer.name,) else first
@@ -209,7 +211,8 @@ class MtlsAuthenticator:
             return certificate
         if self._store is not None:
             raise CertificateError("the caller's element has no `Cert`, which `ca_bundle` needs")
-        subject = canonical_dn(element.subject) if element.subject else ""
+        named = element.uri or element.dns
+        subject = canonical_dn(element.subject) if element.subject and not named else ""
         name, bare = typed_name(Names(element.uri, element.dns, subject), self._domains, self._kinds)
         issuer = canonical_dn(element.issuer) if element.issuer else ""
         return Certificate(name, bare, fingerprint=element.hash, issuer=issuer)

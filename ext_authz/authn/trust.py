@@ -22,6 +22,7 @@ MAX_CHAIN_DEPTH: Final = 4
 MAX_BUNDLE_BYTES: Final = 8 * 1024 * 1024
 MAX_CRL_BYTES: Final = 64 * 1024 * 1024
 _CRL_SKEW_NS: Final = 300 * NS
+_MIN_RSA_BITS: Final = 2048
 _PEM_CRL: Final = b"-----BEGIN X509 CRL-----"
 _UNREADABLE = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
 
@@ -102,6 +103,8 @@ class TrustStore:
             raise CertificateError(f"no chain to the CA bundle: {reason}") from None
         except _UNREADABLE:
             raise CertificateError("the certificate cannot be verified") from None
+        if not all(_strong(each) for each in chain):
+            raise CertificateError("no chain to the CA bundle: a key is weaker than RSA 2048 or P-256")
         begins = max(int(each.not_valid_before_utc.timestamp()) for each in chain) * NS
         until = (min(int(each.not_valid_after_utc.timestamp()) for each in chain) + 1) * NS
         if self._crl is None:
@@ -123,6 +126,18 @@ class TrustStore:
                     raise CertificateError("the CRL is out of date")
                 begins, until = max(begins, fresh_from), min(until, fresh_until)
         return begins, until, ""
+
+
+def _strong(certificate: x509.Certificate) -> bool:
+    try:
+        key = certificate.public_key()
+    except _UNREADABLE:
+        return False
+    if isinstance(key, rsa.RSAPublicKey):
+        return key.key_size >= _MIN_RSA_BITS
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
+    return isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey))
 
 
 def _ca_constraints(_: object, __: object, extension: x509.BasicConstraints) -> None:
