@@ -1,21 +1,15 @@
-"""Reading the trail back, and state changes finding their way into it exactly once."""
+"""Reading the trail back: whole events in order of time, each once."""
 
 from pathlib import Path
-from typing import Any
 
-import orjson
 import pytest
 
-from ext_authz.audit.changes import StateRecorder, recorded_changes
-from ext_authz.audit.event import lifecycle_event, timestamp
+from ext_authz.audit.event import lifecycle_event
 from ext_authz.audit.reader import Trail
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail import segment_path, segments
-from ext_authz.state.changes import Change, Kind
-from ext_authz.state.memory import MemoryStore
 
 NOW = 1_800_000_000
-NOW_NS = NOW * 10**9
 SECOND = 10**9
 
 
@@ -99,119 +93,3 @@ def test_a_line_longer_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"pad":"' + b"x" * 600_000 + b'"}\n{"a":1}\n')
     assert len(list(Trail([path]).entries())) == 2
-
-
-class Recorded:
-    def __init__(self, tmp_path: Path) -> None:
-        self.directory = tmp_path / "audit"
-        self.store = MemoryStore()
-        self.spools: list[Spool] = []
-
-    def start(self) -> StateRecorder:
-        spool = Spool.create(self.directory, "control")
-        self.spools.append(spool)
-        return StateRecorder(lambda: self.store, spool, clock_ns=lambda: NOW_NS)
-
-    def change(self, count: int = 1) -> None:
-        for _ in range(count):
-            self.store.append(
-                Change(Kind.QUARANTINE, "os:root", NOW_NS, "odd", subject="sub:mallory", expires_at=NOW + 9)
-            )
-
-    def events(self) -> list[dict[str, Any]]:
-        return [entry.event for entry in Trail([self.directory]).entries()]
-
-    def close(self) -> None:
-        for spool in self.spools:
-            spool.close()
-
-
-@pytest.fixture
-def recorded(tmp_path: Path) -> Any:
-    made = Recorded(tmp_path)
-    yield made
-    made.close()
-
-
-def test_a_change_becomes_one_event_that_says_who_when_why_and_until_when(recorded: Recorded) -> None:
-    recorder = recorded.start()
-    recorded.change()
-    assert recorder.poll()
-    assert recorder.poll()
-    assert recorded.events() == [
-        {
-            "schema": "ext_authz.state/1",
-            "event_id": f"{recorded.spools[0].log_id}:0",
-            "seq": 0,
-            "time": timestamp(NOW_NS),
-            "store": recorded.store.store_id,
-            "change": 1,
-            "made": timestamp(NOW_NS),
-            "event": "quarantine_recorded",
-            "record": {
-                "kind": "quarantine",
-                "by": "os:root",
-                "reason": "odd",
-                "subject": "sub:mallory",
-                "expires_at": NOW + 9,
-            },
-        }
-    ]
-
-
-def test_changes_made_while_nothing_ran_are_recorded_once_at_the_next_start(recorded: Recorded) -> None:
-    recorder = recorded.start()
-    recorded.change(2)
-    recorder.poll()
-    recorded.change(600)
-    again = recorded.start()
-    assert again.poll()
-    assert recorded.start().poll()
-    assert sorted(event["change"] for event in recorded.events()) == list(range(1, 603))
-
-
-@pytest.mark.parametrize("damage", ["removed", "garbage", "behind"])
-def test_a_lost_or_lagging_cursor_doubles_nothing(recorded: Recorded, damage: str) -> None:
-    recorder = recorded.start()
-    recorded.change(3)
-    recorder.poll()
-    cursor = recorded.directory / "cursors" / "state-changes.json"
-    if damage == "removed":
-        cursor.unlink()
-    else:
-        content = b"{" if damage == "garbage" else orjson.dumps({recorded.store.store_id: 1})
-        cursor.write_bytes(content)
-    recorded.start().poll()
-    assert [event["change"] for event in recorded.events()] == [1, 2, 3]
-    assert recorded_changes(recorded.directory) == [(recorded.store.store_id, number) for number in (1, 2, 3)]
-
-
-def test_a_store_that_is_away_is_asked_again(recorded: Recorded) -> None:
-    recorder = recorded.start()
-    recorded.store.fail = "away"
-    assert not recorder.poll()
-    assert recorder.last_error == "away"
-    recorded.store.fail = ""
-    recorded.change()
-    assert recorder.poll()
-    assert recorder.recorded == 1
-
-
-def test_a_trail_that_takes_nothing_holds_the_changes_back(recorded: Recorded) -> None:
-    recorder = recorded.start()
-    recorded.change()
-    recorded.spools[0].close()
-    assert not recorder.poll()
-    assert recorded.start().poll()
-    assert [event["change"] for event in recorded.events()] == [1]
-
-
-def test_another_store_is_recorded_from_its_beginning(recorded: Recorded) -> None:
-    recorder = recorded.start()
-    recorded.change(2)
-    recorder.poll()
-    recorded.store = MemoryStore()
-    recorded.change()
-    recorder.close()
-    recorder.poll()
-    assert [event["change"] for event in recorded.events()] == [1, 2, 1]
