@@ -35,7 +35,9 @@ def find() -> tuple[list[str], dict[str, str]]:
             try:
                 subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True, capture_output=True)
             except subprocess.CalledProcessError as error:
-                raise SystemExit(f"apt-get cannot download {' '.join(PACKAGES)}: {error.stderr.decode().strip()}") from None
+                raise SystemExit(
+                    f"apt-get cannot download {' '.join(PACKAGES)}: {error.stderr.decode().strip()}"
+                ) from None
             for package in Path(folder).glob("*.deb"):
                 subprocess.run(["dpkg", "-x", str(package), str(HOME)], check=True)
     libraries = ":".join(str(path) for path in (HOME / "usr/lib").iterdir() if path.is_dir())

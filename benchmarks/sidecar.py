@@ -34,7 +34,11 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes]:
     from ext_authz._pb import external_auth_pb2
 
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {"kid": "k1", "alg": "RS256", "use": "sig"}
+    public = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key())) | {
+        "kid": "k1",
+        "alg": "RS256",
+        "use": "sig",
+    }
     (folder / "jwks.json").write_text(json.dumps({"keys": [public]}))
     now = int(time.time())
     claims = {"iss": ISSUER, "aud": "ml", "sub": "alice", "iat": now, "exp": now + 3600, "roles": ["data_scientist"]}
@@ -87,7 +91,9 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes]:
 @contextlib.contextmanager
 def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iterator[None]:
     """Run a server; pin it (or, with `worker`, its child whose command line holds that word) to `core`."""
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         for line in process.stdout:
@@ -144,7 +150,13 @@ def main() -> None:
             folder.mkdir(mode=0o700)
             configuration, request = write_configuration(folder, transport)
             command = [sys.executable, "-m", "ext_authz", "serve", "-c", str(configuration)]
-            subjects[f"ext-authz, {transport}"] = (command, f"unix:{folder}/0.sock", request, "listening", "server.worker")
+            subjects[f"ext-authz, {transport}"] = (
+                command,
+                f"unix:{folder}/0.sock",
+                request,
+                "listening",
+                "server.worker",
+            )
         empty = f"unix:{scratch}/empty.sock"
         command = [sys.executable, str(ROOT / "benchmarks/empty_service.py"), empty]
         subjects = {"empty grpcio service": (command, empty, request, "ready", "")} | subjects

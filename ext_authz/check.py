@@ -15,6 +15,7 @@ from ext_authz.mappers.routes import RouteMatch, RouteTable
 from ext_authz.model import Access, Context, Decision, Identity, Outcome, Query, Reason, Refusal, RequestFacts, Target
 from ext_authz.policy.engine import PolicySet, Verdict
 from ext_authz.state import State
+from ext_authz.template import TemplateError
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,10 @@ def _public(draft: _Draft, match: RouteMatch) -> Outcome:
 def _decide(draft: _Draft, identity: Identity, target: Target, context: Context) -> Outcome:
     """Ask for every access of the request; all must be allowed, the gravest denial answers."""
     verdicts = [
-        (access, draft.snapshot.policies.decide(Query(identity, access.resource, access.action, context, target.attributes)))
+        (
+            access,
+            draft.snapshot.policies.decide(Query(identity, access.resource, access.action, context, target.attributes)),
+        )
         for access in target.accesses
     ]
     access, verdict = min(verdicts, key=lambda pair: _GRAVITY[pair[1].reason])
@@ -135,9 +139,12 @@ def _decide(draft: _Draft, identity: Identity, target: Target, context: Context)
     policy = verdict.policy
     assert policy is not None  # noqa: S101  an allow is always some policy's
     ttl = _ttl(identity, [each for _, each in verdicts], draft.now_ns)
-    headers, remove = draft.snapshot.headers.allow(
-        draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl
-    )
+    try:
+        headers, remove = draft.snapshot.headers.allow(
+            draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl
+        )
+    except TemplateError as error:
+        return draft.refused(Refusal(Reason.INTERNAL_ERROR, str(error)), identity)
     decision = Decision(
         allowed=True,
         reason=Reason.ALLOWED,

@@ -19,8 +19,9 @@ from ext_authz.state import State
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 SERVICE = "envoy.service.auth.v3.Authorization"
-COMMIT_DEADLINE_NS = 2_000_000_000
-"""How long an `audit_logged` answer may wait for the disk before it becomes `audit_unavailable`."""
+COMMIT_DEADLINE_NS = 200_000_000
+"""How long an `audit_logged` answer may wait for the disk before it becomes `audit_unavailable`: less than the 250 ms
+after which the generated Envoy configurations give up, so that what the caller is told is what the trail says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,11 @@ class Service:
         self._report_errors = report_errors
         self._clock_ns = clock_ns
 
+    @property
+    def waiting(self) -> int:
+        """How many answers wait for the disk."""
+        return self._committer.waiting
+
     def check(self, data: bytes) -> bytes | Wait:
         """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
         try:
@@ -67,12 +73,12 @@ class Service:
         started = time.perf_counter_ns()
         now_ns = self._clock_ns()
         snapshot = self.snapshot
-        decision_id = os.urandom(16).hex()
+        outcome = outcome_of(os.urandom(16).hex(), now_ns, snapshot)
         try:
-            outcome = self._outcome(data, snapshot, decision_id, now_ns)
+            outcome = self._outcome(data, snapshot, outcome)
             wire = response.write(outcome, report_errors=self._report_errors)
         except Exception as error:  # noqa: BLE001  the one frame that turns a bug into a denial
-            outcome = _failed(outcome_of(decision_id, now_ns, snapshot), Reason.INTERNAL_ERROR, type(error).__name__)
+            outcome = _failed(outcome, Reason.INTERNAL_ERROR, type(error).__name__)
             wire = response.write(outcome, report_errors=self._report_errors)
             self._metrics.internal_error(error)
         return self._recorded(outcome, wire, snapshot, started)
@@ -85,8 +91,12 @@ class Service:
         """Answer a message over the receive limit that the transport still handed over."""
         return self._shed(Reason.MALFORMED_REQUEST, "the message is over the receive limit")
 
-    def commit(self, wait: Wait, send: Callable[[bytes], None]) -> None:
-        """Send `wait.ready` once its event is durable, else `audit_unavailable`; `send` may run on another thread."""
+    def commit(self, wait: Wait, send: Callable[[bytes], object]) -> None:
+        """Send `wait.ready` once its event is durable, else `audit_unavailable`.
+
+        `send` is called exactly once, nearly always on another thread; the
+        committer bounds how many wait and answers those beyond at once.
+        """
 
         def settled(durable: bool) -> None:  # noqa: FBT001  the committer's callback has one argument
             send(wait.ready if durable else self.undurable(wait))
@@ -98,13 +108,13 @@ class Service:
         denied = _failed(wait.outcome, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
         return self._denied(denied)
 
-    def _outcome(self, data: bytes, snapshot: Snapshot | None, decision_id: str, now_ns: int) -> Outcome:
+    def _outcome(self, data: bytes, snapshot: Snapshot | None, unknown: Outcome) -> Outcome:
         if snapshot is None:
-            return _failed(outcome_of(decision_id, now_ns, None), Reason.NOT_READY, "no policies are loaded yet")
+            return _failed(unknown, Reason.NOT_READY, "no policies are loaded yet")
         facts = request.read(data, snapshot.header_names)
         if isinstance(facts, Refusal):
-            return _failed(outcome_of(decision_id, now_ns, snapshot), facts.reason, facts.detail)
-        return check(facts, snapshot, self._read_state(), decision_id, now_ns)
+            return _failed(unknown, facts.reason, facts.detail)
+        return check(facts, snapshot, self._read_state(), unknown.decision_id, unknown.now_ns)
 
     def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
         try:
@@ -123,9 +133,11 @@ class Service:
         return wire
 
     def _append(self, outcome: Outcome, snapshot: Snapshot | None) -> None:
-        claims = snapshot.policies.claims_read if snapshot is not None else frozenset()
-        log_id = self._spool.log_id
-        self._spool.append(lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims))
+        claims = snapshot.policies.claims_read if snapshot is not None else frozenset[str]()
+        log_id, key = self._spool.log_id, self._spool.query_key
+        self._spool.append(
+            lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims, query_key=key)
+        )
 
     def _shed(self, reason: Reason, detail: str) -> bytes:
         decision_id = os.urandom(16).hex()

@@ -22,6 +22,8 @@ from ext_authz.config import Inputs
 from ext_authz.server import log
 from ext_authz.server.link import Kind, Link, pair
 from ext_authz.server.transport import BindError, sockets
+from ext_authz.state import StoreError
+from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 START_SECONDS: Final = 60.0
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -47,6 +49,7 @@ class _Child:
     failures: int = 0
     due: float = 0.0
     lines: list[str] = field(default_factory=list)
+    revision: bytes = b""
 
 
 class Supervisor:
@@ -133,8 +136,13 @@ class Supervisor:
             for worker in self._workers:
                 if worker.link is not None:
                     worker.link.post(Kind.SNAPSHOT, payload)
-        elif kind is Kind.ADOPTED and self._control.link is not None:
-            self._control.link.post(Kind.ADOPTED, child.name.encode() + b" " + payload)
+        elif kind is Kind.ADOPTED:
+            child.revision = payload
+            self._tell_revision(child)
+
+    def _tell_revision(self, worker: _Child) -> None:
+        if self._control.link is not None:
+            self._control.link.post(Kind.ADOPTED, worker.name.encode() + b" " + worker.revision)
 
     def _start(self, child: _Child) -> None:
         link, descriptor = pair()
@@ -149,6 +157,9 @@ class Supervisor:
             os.close(descriptor)
         child.link, child.started, child.due = link, time.monotonic(), 0.0
         link.post(Kind.SNAPSHOT, self._inputs)
+        if child is self._control:
+            for worker in self._workers:
+                self._tell_revision(worker)
 
     def _ended(self, child: _Child) -> None:
         process = child.process
@@ -158,6 +169,9 @@ class Supervisor:
         if child.link is not None:
             child.link.close()
         child.process, child.link, child.ready = None, None, False
+        if child is not self._control:
+            child.revision = b""
+            self._tell_revision(child)
         if time.monotonic() - child.started > STEADY_SECONDS:
             child.failures = 0
         pause = BACKOFF_SECONDS[min(child.failures, len(BACKOFF_SECONDS) - 1)]
@@ -208,8 +222,7 @@ def serve(config_file: Path) -> int:
     Raises DocumentError for mistakes in what the user wrote, StartError for
     an address in use, a run_dir in use and the like.
     """
-    inputs = config.load_inputs(config_file, os.environ)
-    wiring.build(inputs)
+    inputs, _ = wiring.load(config_file, os.environ)
     settings = inputs.settings
     config.prepare_run_dir(settings.run_dir)
     with (settings.run_dir / "lock").open("a") as lock:
@@ -218,10 +231,12 @@ def serve(config_file: Path) -> int:
         except OSError:
             raise StartError(f"`run_dir` {settings.run_dir} is in use by another ext-authz") from None
         try:
-            for address in settings.server.addresses():
+            for address in (*settings.server.addresses(), settings.admin.listen):
                 sockets.probe(address)
         except BindError as error:
             raise StartError(str(error)) from None
+        try:
+            SqliteStore(settings.run_dir / FILE_NAME, create=True).close()
+        except StoreError as error:
+            raise StartError(str(error)) from None
         return Supervisor(config_file, inputs).run()
-
-

@@ -19,7 +19,9 @@ from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import MetricsWriter, WorkerMetrics
 from ext_authz.server.service import Service
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
+from ext_authz.state import StoreError
 from ext_authz.state.reader import StateReader
+from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 ENVELOPE_BYTES = 256 * 1024
 """What a CheckRequest may hold beyond the body: headers, certificate, metadata."""
@@ -36,11 +38,12 @@ class Worker:
         self._settings = settings
         self._spool = Spool.create(settings.run_dir / "audit", self._name)
         self._committer = Committer(self._spool)
-        self._state = StateReader.open(settings.run_dir, max_age_seconds=settings.state.max_age)
+        database = settings.run_dir / FILE_NAME
+        self._state = StateReader(lambda: SqliteStore(database), max_age_ns=settings.state.max_age * 1_000_000_000)
         self._metrics = WorkerMetrics()
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._service = Service(
-            read_state=self._state.current,
+            read_state=lambda: self._state.state,
             spool=self._spool,
             committer=self._committer,
             metrics=self._metrics,
@@ -57,6 +60,9 @@ class Worker:
         self._committer.start()
         self._state.start()
         self._metrics_writer.start()
+        if not self._state.ready:
+            # Revocations that were never read cannot be honoured: better not to start than to forget them.
+            raise StoreError(self._state.last_error)
         bound = self._transport.start()
         gc.collect()
         gc.freeze()
@@ -114,7 +120,7 @@ def main(arguments: list[str]) -> int:
         return 70
     try:
         Worker(int(arguments[1]), link, Inputs.from_bytes(first[1])).run()
-    except (BindError, AuditUnavailable, DocumentError, OSError) as error:
+    except (BindError, AuditUnavailable, DocumentError, StoreError, OSError) as error:
         link.send(Kind.FAILED, str(error).encode())
         time.sleep(0.1)
         return 2

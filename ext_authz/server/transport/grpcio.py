@@ -1,19 +1,20 @@
 """grpcio behind the transport seam: TLS, and everywhere that the native transport is not."""
 
+import queue
 import ssl
-import threading
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 import grpc
 
 from ext_authz.server.service import METHOD, Service, Wait
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, sockets
 from ext_authz.server.transport.health import Health
+from ext_authz.server.transport.pool import ParkingPool
 
 THREADS = 8
-PARKED = 64
-"""Calls that may wait for the disk at once; each holds a thread beyond the first `THREADS`."""
+PARKED = 256
+"""Calls that may wait for the disk at once; each holds a thread beyond the working ones."""
 _MIN_REMAINING_SECONDS = 0.002
 """A caller that waits no longer than this is gone before the answer is; the check is shed."""
 
@@ -26,9 +27,8 @@ class GrpcioTransport:
     def __init__(self, service: Service, options: ListenOptions) -> None:
         self._service = service
         self._options = options
-        self._parking = threading.BoundedSemaphore(PARKED)
         self._health = Health()
-        self._pool = ThreadPoolExecutor(THREADS + PARKED, thread_name_prefix="check")
+        self._pool = ParkingPool(THREADS, PARKED, "check")
         self._server = grpc.server(
             self._pool,
             options=[
@@ -46,7 +46,7 @@ class GrpcioTransport:
         """Bind and serve; return the bound addresses. Raises BindError."""
         service, _, method = METHOD[1:].partition("/")
         handler = grpc.unary_unary_rpc_method_handler(self._handle)
-        self._server.add_registered_method_handlers(service, {method: handler})
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         self._health.add_to(self._server)
         self._bound = tuple(self._bind(address) for address in self._options.addresses)
         self._server.start()
@@ -60,7 +60,7 @@ class GrpcioTransport:
         """Drain for up to `grace_seconds`, then close."""
         self._health.set_serving(serving=False)
         self._server.stop(grace_seconds).wait(grace_seconds + 1)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown()
         for address in self._bound:
             sockets.remove(address)
 
@@ -87,32 +87,23 @@ class GrpcioTransport:
         if tls is not None and tls.client_names and not _named(context, tls.client_names):
             context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client's certificate is not one that may ask")
         remaining = context.time_remaining()
-        if remaining is not None and remaining < _MIN_REMAINING_SECONDS:
+        if remaining < _MIN_REMAINING_SECONDS:
             return self._service.overloaded()
         answer = self._service.check(data)
         return self._parked(answer) if isinstance(answer, Wait) else answer
 
     def _parked(self, wait: Wait) -> bytes:
         """Hold this thread until the event is durable; a full car park answers at once."""
-        if not self._parking.acquire(blocking=False):
-            return self._service.undurable(wait)
-        try:
-            done = threading.Event()
-            answers: list[bytes] = []
-
-            def send(answer: bytes) -> None:
-                answers.append(answer)
-                done.set()
-
-            self._service.commit(wait, send)
-            done.wait()
-            return answers[0]
-        finally:
-            self._parking.release()
+        with self._pool.parked() as room:
+            if not room:
+                return self._service.undurable(wait)
+            done: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+            self._service.commit(wait, done.put)
+            return done.get()
 
 
 def _named(context: grpc.ServicerContext, names: tuple[str, ...]) -> bool:
-    presented = context.auth_context().get("x509_subject_alternative_name", [])
+    presented = cast("Iterable[bytes]", context.auth_context().get("x509_subject_alternative_name", ()))
     return any(name.decode("utf-8", "replace") in names for name in presented)
 
 
@@ -132,9 +123,7 @@ def _credentials(tls: TlsFiles) -> Any:
             return None  # a half-written pair: keep serving with the last good one
         return current
 
-    return grpc.dynamic_ssl_server_credentials(
-        current, fetch, require_client_authentication=tls.client_ca is not None
-    )
+    return grpc.dynamic_ssl_server_credentials(current, fetch, require_client_authentication=tls.client_ca is not None)
 
 
 def _stamps(tls: TlsFiles) -> tuple[tuple[int, int], ...]:

@@ -3,7 +3,6 @@
 Law: nothing blocks the dispatching thread, since everyone waits behind it.
 """
 
-import contextlib
 import shutil
 import tempfile
 import threading
@@ -22,8 +21,6 @@ from ext_authz.server.transport.health import Health
 BATCH = 4096
 BACKLOG = 2048
 """Checks of one batch that are decided; those behind them would be answered too late and are shed."""
-PARKED = 4096
-"""Answers that may wait for the disk at once."""
 
 
 class NativeTransport:
@@ -40,9 +37,6 @@ class NativeTransport:
         self._bound: list[str] = []
         self._fallback_dir = ""
         self._fallback: grpc.Server | None = None
-        self._draining = False
-        self._parked = 0
-        self._parked_lock = threading.Lock()
 
     def start(self) -> tuple[str, ...]:
         """Bind and serve; return the bound addresses. Raises BindError."""
@@ -69,7 +63,7 @@ class NativeTransport:
         self._health.set_serving(serving=False)
         deadline = time.monotonic() + grace_seconds
         quiet = threading.Event()
-        while self._parked and time.monotonic() < deadline:
+        while self._service.waiting and time.monotonic() < deadline:
             quiet.wait(0.01)
         # Envoy takes a NOT_SERVING endpoint out at its next health check; until then it is answered.
         for address in self._bound:
@@ -126,21 +120,6 @@ class NativeTransport:
                 else:
                     answer = check(payload)
                     if isinstance(answer, Wait):
-                        self._park(front, call_id, answer)
+                        self._service.commit(answer, partial(front.respond, call_id))
                     else:
                         front.respond(call_id, answer)
-
-    def _park(self, front: NativeGrpcFront, call_id: int, wait: Wait) -> None:
-        with self._parked_lock:
-            full = self._parked >= PARKED
-            self._parked += not full
-        if full:
-            front.respond(call_id, self._service.undurable(wait))
-        else:
-            self._service.commit(wait, partial(self._unpark, front, call_id))
-
-    def _unpark(self, front: NativeGrpcFront, call_id: int, answer: bytes) -> None:
-        with self._parked_lock:
-            self._parked -= 1
-        with contextlib.suppress(Exception):  # the caller has gone; the event is on record
-            front.respond(call_id, answer)

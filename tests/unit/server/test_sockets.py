@@ -58,7 +58,15 @@ def test_a_tcp_port_in_use_is_noticed_even_where_it_could_be_shared():
 
 @pytest.mark.parametrize(
     ("address", "local"),
-    [("unix:/run/a.sock", True), ("127.0.0.1:1", True), ("127.9.9.9:1", True), ("[::1]:1", True), ("0.0.0.0:1", False), ("[::]:1", False), ("10.0.0.1:1", False)],
+    [
+        ("unix:/run/a.sock", True),
+        ("127.0.0.1:1", True),
+        ("127.9.9.9:1", True),
+        ("[::1]:1", True),
+        ("0.0.0.0:1", False),
+        ("[::]:1", False),
+        ("10.0.0.1:1", False),
+    ],
 )
 def test_only_loopback_and_unix_sockets_are_local(address, local):
     assert is_local(address) is local

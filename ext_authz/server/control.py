@@ -1,0 +1,196 @@
+"""The control plane: reloads, exports the trail, records state changes, serves the admin listener.
+
+Law: no check waits for anything in here; it may stall, die and start again.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Final
+
+from ext_authz import wiring
+from ext_authz.audit.exporter import Exporter
+from ext_authz.audit.sinks import open_sinks
+from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.config import Inputs
+from ext_authz.server import log
+from ext_authz.server.admin import AdminPages, AdminServer
+from ext_authz.server.exposition import render
+from ext_authz.server.link import Kind, Link, adopt
+from ext_authz.server.metrics import (
+    AUDIT_EVENTS,
+    RELOADS,
+    SPOOL_BYTES,
+    MetricsWriter,
+    Registry,
+    Snapshot,
+    read_snapshots,
+)
+from ext_authz.server.recorder import CONTROL, Recorder
+from ext_authz.server.reload import Reloader
+from ext_authz.server.transport import BindError
+from ext_authz.state import StoreError
+from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+
+LOOK_SECONDS: Final = 0.25
+RELOAD_LOOKS: Final = 2
+"""Files are looked at every this many looks at the state store."""
+
+
+class Control:
+    """The control process. Everything that changes happens on the thread that runs `run`."""
+
+    def __init__(self, config_file: Path, link: Link, inputs: Inputs) -> None:
+        settings = inputs.settings
+        self._link = link
+        self._run_dir = settings.run_dir
+        audit = settings.run_dir / "audit"
+        self._spool = Spool.create(audit, CONTROL)
+        self._recorder = Recorder(self._spool)
+        self._exporter = Exporter(audit, open_sinks(settings.audit.sinks, audit))
+        self._reloader = Reloader(config_file, inputs, os.environ, self._publish)
+        self._workers = settings.server.worker_count()
+        self._adopted: dict[str, str] = {}
+        self._registry = Registry(CONTROL)
+        self._metrics = settings.run_dir / "metrics"
+        self._writer = MetricsWriter(self._registry, self._metrics, CONTROL)
+        self._jwks = wiring.published_keys(inputs)
+        self._token_file = settings.admin.token_file
+        self._admin = AdminServer(
+            settings.admin.listen,
+            AdminPages(ready=self._not_ready, metrics=self._render, jwks=lambda: self._jwks, token=self._token),
+        )
+        self._store: SqliteStore | None = None
+        self._store_problem = ""
+        self._reload = threading.Event()
+        self._done = threading.Event()
+
+    def run(self) -> None:
+        """Work until the supervisor says drain or is gone."""
+        self._recorder.lifecycle("start", details={"revision": self._reloader.inputs.revision})
+        self._exporter.start()
+        self._writer.start()
+        self._admin.start()
+        threading.Thread(target=self._follow, name="link", daemon=True).start()
+        looks = 0
+        while not self._done.is_set():
+            looks += 1
+            self._record_changes()
+            asked = self._reload.is_set()
+            self._reload.clear()
+            if asked or (looks % RELOAD_LOOKS == 0 and self._reloader.changed()):
+                self._reload_now(asked=asked)
+            if not self._reload.is_set():
+                self._done.wait(LOOK_SECONDS)
+        self._record_changes()
+        self._record("stop")
+        self._spool.close()
+        self._exporter.stop()
+        self._writer.stop()
+        self._admin.stop()
+
+    def _follow(self) -> None:
+        while (message := self._link.receive()) is not None:
+            kind, payload = message
+            if kind is Kind.DRAIN:
+                break
+            if kind is Kind.RELOAD:
+                self._reload.set()
+            elif kind is Kind.ADOPTED:
+                worker, _, revision = payload.decode().partition(" ")
+                self._adopted = {**self._adopted, worker: revision}
+        self._done.set()
+
+    def _publish(self, inputs: Inputs) -> None:
+        self._link.send(Kind.SNAPSHOT, inputs.to_bytes())
+        self._jwks = wiring.published_keys(inputs)
+
+    def _reload_now(self, *, asked: bool) -> None:
+        result = self._reloader.reload()
+        if result.unchanged and not asked:
+            return
+        self._registry.count(RELOADS, "failed" if result.problems else "ok")
+        if result.problems:
+            log.line(CONTROL, "reload failed, the last good configuration stays:\n" + "\n".join(result.problems))
+        else:
+            log.line(CONTROL, f"revision {result.revision} is loaded" + (" (nothing changed)" * result.unchanged))
+        for section in result.stale:
+            log.line(CONTROL, f"`{section}` changed; that takes effect at the next start")
+        self._record(
+            "reload",
+            result="failed" if result.problems else "ok",
+            revision=result.revision,
+            diagnostics=result.problems,
+        )
+
+    def _record(self, what: str, *, result: str = "ok", revision: str = "", diagnostics: tuple[str, ...] = ()) -> None:
+        details = {"revision": revision or self._reloader.inputs.revision}
+        try:
+            self._recorder.lifecycle(what, result=result, details=details, diagnostics=diagnostics)
+        except AuditUnavailable as error:
+            log.line(CONTROL, f"the event `{what}` could not be recorded: {error}")
+
+    def _record_changes(self) -> None:
+        try:
+            if self._store is None:
+                self._store = SqliteStore(self._run_dir / FILE_NAME)
+            self._recorder.changes(self._store)
+            self._store_problem = ""
+        except (StoreError, AuditUnavailable, OSError) as error:
+            if str(error) != self._store_problem:
+                log.line(CONTROL, f"state changes wait to be recorded: {error}")
+            self._store_problem = str(error)
+            if self._store is not None:
+                self._store.close()
+                self._store = None
+
+    def _not_ready(self) -> str:
+        revision = self._reloader.inputs.revision
+        ready = sum(1 for adopted in self._adopted.values() if adopted == revision)
+        return "" if ready >= self._workers else f"{ready} of {self._workers} workers serve revision {revision}"
+
+    def _token(self) -> str:
+        if self._token_file is None:
+            return ""
+        try:
+            return self._token_file.read_text(encoding="ascii").strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
+    def _render(self) -> bytes:
+        now = time.time()
+        self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
+        own = self._registry.snapshot(now)
+        return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now)], now)
+
+    def _ledger(self, now: float) -> Snapshot:
+        counters = [
+            [AUDIT_EVENTS, outcome, sink, counts[outcome]]
+            for sink, counts in self._exporter.ledger().items()
+            for outcome in ("emitted", "delivered", "pending", "dropped", "retries")
+        ]
+        return {"time": now, "counters": counters, "gauges": []}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the control process over the inherited descriptor FD: `control FD CONFIG`."""
+    for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(name, signal.SIG_IGN)
+    link = adopt(int(arguments[0]))
+    first = link.receive()
+    if first is None or first[0] is not Kind.SNAPSHOT:
+        return 70
+    try:
+        Control(Path(arguments[1]), link, Inputs.from_bytes(first[1])).run()
+    except (BindError, AuditUnavailable, OSError, ValueError) as error:
+        link.send(Kind.FAILED, str(error).encode())
+        time.sleep(0.1)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

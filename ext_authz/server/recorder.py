@@ -1,0 +1,112 @@
+"""Changes of the shared state and the life of the sidecar, as events in the control process's own log.
+
+Law: each change becomes one event, also one made while nothing ran: the trail
+itself says which are recorded, and a cursor beside it outlives its retention.
+"""
+
+import contextlib
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from ext_authz.audit.event import STATE, lifecycle_event, state_event
+from ext_authz.audit.spool import Spool
+from ext_authz.audit.trail import segments
+from ext_authz.state import Store
+
+CONTROL: Final = "control"
+CURSOR_FILE: Final = "state.cursor"
+PAGE: Final = 256
+
+
+class Recorder:
+    """Writes to one spool; used by one thread."""
+
+    def __init__(self, spool: Spool, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._spool = spool
+        self._clock_ns = clock_ns
+        self._seen: dict[str, int] | None = None
+        self._version: object = None
+
+    def lifecycle(
+        self,
+        what: str,
+        *,
+        result: str = "ok",
+        details: Mapping[str, Any] | None = None,
+        diagnostics: Sequence[str] = (),
+    ) -> None:
+        """Record a start, stop or reload. Raises AuditUnavailable."""
+        log_id, now_ns = self._spool.log_id, self._clock_ns()
+        self._spool.append(
+            lambda seq: lifecycle_event(
+                what, log_id=log_id, seq=seq, now_ns=now_ns, result=result, details=details, diagnostics=diagnostics
+            )
+        )
+
+    def changes(self, store: Store) -> int:
+        """Record every change not yet in the trail; return how many. Raises AuditUnavailable and StoreError."""
+        version = store.version()
+        if version == self._version:
+            return 0
+        if self._seen is None:
+            self._seen = recorded(self._spool.directory)
+        count = 0
+        page = store.read(0, 0)
+        store_id = page.store_id
+        last = min(self._seen.get(store_id, 0), page.last_id)
+        while last < page.last_id:
+            page = store.read(last, PAGE)
+            if page.store_id != store_id or not page.changes:
+                return count  # another store stands here now: the next look begins with that one
+            for change in page.changes:
+                log_id, now_ns = self._spool.log_id, self._clock_ns()
+                self._spool.append(
+                    lambda seq, c=change, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
+                        c, store_id=store_id, log_id=i, seq=seq, now_ns=n
+                    )
+                )
+                last = self._seen[store_id] = change.id
+                count += 1
+            self._remember()
+        self._version = version
+        return count
+
+    def _remember(self) -> None:
+        """Save the cursor after the events are durable; a lost one costs a scan of the trail, never an event."""
+        self._spool.sync()
+        path = self._spool.directory / CURSOR_FILE
+        draft = path.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(orjson.dumps(self._seen))
+                file.flush()
+                os.fsync(fd)
+            draft.replace(path)
+
+
+def recorded(directory: Path) -> dict[str, int]:
+    """Return, by store, the last change that the trail in `directory` has as an event."""
+    seen: dict[str, int] = {}
+    with contextlib.suppress(OSError, ValueError):
+        stored = orjson.loads((directory / CURSOR_FILE).read_bytes())
+        if isinstance(stored, dict):
+            seen = {str(store): int(change) for store, change in stored.items()}
+    marker = STATE.encode()
+    for segment in segments(directory):
+        if segment.writer != CONTROL:
+            continue
+        with contextlib.suppress(FileNotFoundError), segment.path.open("rb") as lines:
+            for line in lines:
+                if marker not in line or not line.endswith(b"\n"):
+                    continue
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    event = orjson.loads(line)
+                    if event["schema"] == STATE:
+                        seen[event["store"]] = max(seen.get(event["store"], 0), int(event["change"]))
+    return seen

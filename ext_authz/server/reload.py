@@ -1,0 +1,70 @@
+"""Reads the configuration again when it changed, proves it, and hands it on; keeps the last good one otherwise.
+
+Law: nothing leaves here that did not compile whole. Non-goal: deciding when
+(control.py) and sending (link.py).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ext_authz import config, wiring
+from ext_authz.config import Inputs
+from ext_authz.documents import DocumentError
+from ext_authz.server.watch import Watch
+
+NEEDS_RESTART = ("server", "admin", "run_dir", "audit", "state")
+"""Sections that processes read once, at their start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """What came of one reload.
+
+    `problems` is empty for a good one; `stale` names changed sections that wait for a restart.
+    """
+
+    revision: str
+    problems: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    unchanged: bool = False
+
+
+class Reloader:
+    """Owns the watch and the last good inputs. Used by one thread."""
+
+    def __init__(
+        self, config_file: Path, inputs: Inputs, environ: Mapping[str, str], publish: Callable[[Inputs], None]
+    ) -> None:
+        self.inputs = inputs
+        self._started_with = inputs
+        self._config_file = config_file
+        self._environ = environ
+        self._publish = publish
+        self._watch = Watch(*_watched(inputs))
+
+    def changed(self) -> bool:
+        """Whether the files differ from those last read."""
+        return self._watch.changed()
+
+    def reload(self) -> Reloaded:
+        """Read, prove and publish. Never raises."""
+        try:
+            inputs, _ = wiring.load(self._config_file, self._environ)
+        except DocumentError as error:
+            texts = error.texts
+            return Reloaded(self.inputs.revision, tuple(each.render(texts) for each in error.diagnostics))
+        except Exception as error:  # noqa: BLE001  whatever is wrong with the files, the last good ones stay
+            return Reloaded(self.inputs.revision, (f"{type(error).__name__}: {error}",))
+        self._watch.aim(*_watched(inputs))
+        if inputs.revision == self.inputs.revision:
+            return Reloaded(inputs.revision, unchanged=True)
+        self.inputs = inputs
+        self._publish(inputs)
+        before, after = self._started_with.settings, inputs.settings
+        stale = tuple(name for name in NEEDS_RESTART if getattr(before, name) != getattr(after, name))
+        return Reloaded(inputs.revision, stale=stale)
+
+
+def _watched(inputs: Inputs) -> tuple[list[str], list[str]]:
+    return list(inputs.files), config.patterns(inputs)
