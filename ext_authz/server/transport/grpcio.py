@@ -3,6 +3,7 @@
 import queue
 import ssl
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
@@ -30,7 +31,7 @@ class GrpcioTransport:
         self._health = Health()
         self._pool = ParkingPool(THREADS, PARKED, "check")
         self._server = grpc.server(
-            self._pool,
+            cast("ThreadPoolExecutor", self._pool),  # the stubs want the class, grpcio any executor
             options=[
                 ("grpc.max_receive_message_length", options.max_receive_bytes),
                 ("grpc.so_reuseport", int(options.reuse_port)),
