@@ -7,7 +7,7 @@ trail to be signed, encrypted or redacted that is not. Non-goal: opening sinks.
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, field_validator
 
 from ext_authz.documents import did_you_mean
 from ext_authz.settings import NOT_AVAILABLE, FilePath, Settings, Unavailable, mistake, shown
@@ -96,3 +96,14 @@ class AuditSettings(Settings):
     encryption: Unavailable = None
     signing: Unavailable = None
     redact: Unavailable = None
+
+    @field_validator("sinks")
+    @classmethod
+    def _distinct(cls, sinks: tuple[SinkSettings, ...]) -> tuple[SinkSettings, ...]:
+        seen: set[object] = set()
+        for sink in sinks:
+            key = sink.path.resolve() if isinstance(sink, FileSinkSettings) else sink.type
+            if key in seen:
+                raise mistake("two sinks write to the same place: every event would stand there twice")
+            seen.add(key)
+        return sinks

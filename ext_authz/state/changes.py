@@ -151,13 +151,18 @@ def normal_hex(text: str) -> str:
 
 
 def normal_dn(text: str) -> str:
-    """Return an RFC 4514 name with its blanks after separators dropped and attribute types in upper case."""
+    """Return a distinguished name in one spelling, whichever end it begins with.
+
+    RFC 4514 writes the last part first and openssl the first one; a revocation
+    must not miss for that. Blanks round separators and the case of attribute
+    types do not count either.
+    """
     parts = _SEPARATOR.split(text.strip())
     normal = []
     for part in parts:
         kind, equals, value = part.strip().partition("=")
         normal.append(f"{kind.strip().upper()}{equals}{value.strip()}")
-    return ",".join(normal)
+    return ",".join(sorted(normal))
 
 
 _SEPARATOR = re.compile(r"(?<!\\),")

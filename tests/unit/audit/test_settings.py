@@ -55,6 +55,8 @@ def test_what_is_not_there_yet_is_refused_by_name_and_only_so(text: str) -> None
         ("sinks: [{type: stdout, path: x}]", "Extra inputs"),
         ("sinks: [{type: stdout, format: jason}]", "`jason` is not a format"),
         ("sinks: [stdout]", "a sink needs a `type`"),
+        ("sinks: [{type: stdout}, {type: stdout}]", "two sinks write to the same place"),
+        ("sinks: [{type: file, path: a}, {type: file, path: x/../a}]", "two sinks write to the same place"),
         ("sink: []", "Extra inputs"),
         ("spool: {on_full: panic}", "`panic` is not `deny` or `drop`"),
     ],
