@@ -9,9 +9,9 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, Final, NoReturn, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 NOT_AVAILABLE: Final = "not available in this version"
@@ -140,6 +140,16 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     return Path(base) / path if base is not None else path
 
 
+T = TypeVar("T")
+
+
+def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
+    """Return the list; an empty one is a mistake (`min_length` would also complain wherever an item is wrong)."""
+    if not value:
+        raise mistake("is empty")
+    return value
+
+
 def _refuse(_: object) -> NoReturn:
     raise mistake(NOT_AVAILABLE)
 
@@ -164,6 +174,8 @@ Size = Annotated[
 """Bytes; written `512`, `64KiB`, `1MiB`, `1GiB`."""
 NonEmptyText = Annotated[str, BeforeValidator(parse_text), Field(min_length=1)]
 """Text of at least one character, none of them a control character."""
+Some = Annotated[tuple[T, ...], AfterValidator(not_empty), Field(json_schema_extra={"minItems": 1})]
+"""A list of at least one item: `Some[NonEmptyText]`."""
 Cidr = Annotated[Network, BeforeValidator(parse_cidr), WithJsonSchema({"type": "string"})]
 """A network, or a single address."""
 FilePath = Annotated[Path, BeforeValidator(parse_path)]

@@ -40,6 +40,17 @@ _LONG = {short: oid for oid, short in _SHORT.items()} | {"street": NameOID.STREE
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SERIAL = re.compile(r"(?:0[xX])?((?:[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{2})*)|[0-9A-Fa-f]{1,40})\Z")
 
+UNREADABLE: Final = (
+    ValueError,
+    TypeError,
+    OverflowError,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UnsupportedAlgorithm,
+)
+"""What `cryptography` raises over malformed certificates."""
+
 
 class CertificateError(ValueError):
     """The certificate cannot be believed; the message is for the audit trail."""
@@ -83,7 +94,7 @@ def parse_pem(encoded: str) -> x509.Certificate:
         raise CertificateError("the certificate is not URL-encoded PEM")
     try:
         found = x509.load_pem_x509_certificates(unquote_to_bytes(encoded))
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise CertificateError("the certificate is not PEM") from None
     if len(found) != 1:
         raise CertificateError("more than one certificate where one is expected")
@@ -95,7 +106,7 @@ def names_of(certificate: x509.Certificate) -> Names:
     try:
         subject = _render(certificate.subject)
         extensions = certificate.extensions
-    except (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise CertificateError("the certificate's extensions cannot be read") from None
     try:
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
@@ -189,15 +200,18 @@ def canonical_serial(text: str) -> str:
 
 
 def describe(certificate: x509.Certificate, name: str, bare: str) -> Certificate:
-    """Return the value of a parsed certificate under its name, valid between its own dates."""
-    ends = int(certificate.not_valid_after_utc.timestamp())
-    return Certificate(
-        name=name,
-        bare=bare,
-        fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
-        serial=f"{certificate.serial_number:x}",
-        issuer=_render(certificate.issuer),
-        expires_at=ends,
-        from_ns=int(certificate.not_valid_before_utc.timestamp()) * NS,
-        until_ns=(ends + 1) * NS,
-    )
+    """Return the value of a parsed certificate under its name, valid between its own dates; raises CertificateError."""
+    try:
+        ends = int(certificate.not_valid_after_utc.timestamp())
+        return Certificate(
+            name=name,
+            bare=bare,
+            fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
+            serial=f"{certificate.serial_number:x}",
+            issuer=_render(certificate.issuer),
+            expires_at=ends,
+            from_ns=int(certificate.not_valid_before_utc.timestamp()) * NS,
+            until_ns=(ends + 1) * NS,
+        )
+    except UNREADABLE:
+        raise CertificateError("the certificate's issuer or dates cannot be read") from None

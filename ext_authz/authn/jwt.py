@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, model_validator
 
 from ext_authz.authn import claims as read
 from ext_authz.authn import spiffe
@@ -29,7 +29,7 @@ from ext_authz.authn.jws import (
 )
 from ext_authz.authn.names import bare_problem, claimed
 from ext_authz.model import Auth, Identity, Reason, Refusal
-from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Unavailable, mistake, shown
+from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, Unavailable, mistake, shown
 
 ASSERTION_TYPE: Final = "authz-assertion+jwt"
 OWN_TYPE: Final = "at+jwt"
@@ -88,7 +88,7 @@ class JwtSettings(Settings):
 
     issuer: NonEmptyText
     """The exact `iss` of its tokens."""
-    audiences: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
+    audiences: Some[NonEmptyText]
     """A token must name one of these in `aud`."""
     jwks_file: FilePath | None = None
     """JWK set with the issuer's public keys."""

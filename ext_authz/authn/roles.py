@@ -7,12 +7,12 @@ JWT principals only (CONTRACT section 2). Non-goal: what a role may do (policies
 from collections.abc import Iterable
 from typing import Annotated, Final
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator
 
 from ext_authz.authn.names import ANONYMOUS, PREFIXES, dns_name, typed
 from ext_authz.authn.spiffe import SCHEME, trust_domain
 from ext_authz.model import Auth, Identity
-from ext_authz.settings import NonEmptyText, Settings, mistake, shown
+from ext_authz.settings import NonEmptyText, Settings, Some, mistake, shown
 
 _GROUP: Final = "group:"
 _DNS: Final = "dns:"
@@ -58,7 +58,7 @@ class RoleBindingSettings(Settings):
 
     role: NonEmptyText
     """The role."""
-    members: Annotated[tuple[Member, ...], Field(min_length=1)]
+    members: Some[Member]
     """Typed names, perhaps with a trailing `*`; without a type `sub:` is meant."""
 
 

@@ -10,12 +10,11 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from ext_authz.authn.certificate import FOREVER, NS, CertificateError
+from ext_authz.authn.certificate import FOREVER, NS, UNREADABLE, CertificateError
 
 MAX_CHAIN_DEPTH: Final = 4
 """Intermediates between a client's certificate and its root."""
@@ -24,7 +23,6 @@ MAX_CRL_BYTES: Final = 64 * 1024 * 1024
 _CRL_SKEW_NS: Final = 300 * NS
 _MIN_RSA_BITS: Final = 2048
 _PEM_CRL: Final = b"-----BEGIN X509 CRL-----"
-_UNREADABLE = (ValueError, TypeError, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, UnsupportedAlgorithm)
 
 
 class TrustError(ValueError):
@@ -101,7 +99,7 @@ class TrustStore:
         except verification.VerificationError as error:
             reason = str(error).removeprefix("validation failed: ").partition(" (encountered")[0]
             raise CertificateError(f"no chain to the CA bundle: {reason}") from None
-        except _UNREADABLE:
+        except UNREADABLE:
             raise CertificateError("the certificate cannot be verified") from None
         if not all(_strong(each) for each in chain):
             raise CertificateError("no chain to the CA bundle: a key is weaker than RSA 2048 or P-256")
@@ -131,7 +129,7 @@ class TrustStore:
 def _strong(certificate: x509.Certificate) -> bool:
     try:
         key = certificate.public_key()
-    except _UNREADABLE:
+    except UNREADABLE:
         return False
     if isinstance(key, rsa.RSAPublicKey):
         return key.key_size >= _MIN_RSA_BITS
@@ -190,7 +188,7 @@ def _load_bundle(data: bytes) -> list[x509.Certificate]:
         raise TrustError([f"larger than {MAX_BUNDLE_BYTES} bytes"])
     try:
         found = x509.load_pem_x509_certificates(data)
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise TrustError(["is not a PEM bundle of certificates"]) from None
     mistakes = []
     for index, each in enumerate(found):
@@ -198,7 +196,7 @@ def _load_bundle(data: bytes) -> list[x509.Certificate]:
             constraints = each.extensions.get_extension_for_class(x509.BasicConstraints).value
         except x509.ExtensionNotFound:
             constraints = None
-        except _UNREADABLE:
+        except UNREADABLE:
             mistakes.append(f"certificate {index + 1} cannot be read")
             continue
         if constraints is None or not constraints.ca:
@@ -216,7 +214,7 @@ def _load_crls(data: bytes) -> list[x509.CertificateRevocationList]:
             return [x509.load_der_x509_crl(data)]
         blocks = data.split(_PEM_CRL)[1:]
         return [x509.load_pem_x509_crl(_PEM_CRL + block) for block in blocks]
-    except (ValueError, UnsupportedAlgorithm):
+    except UNREADABLE:
         raise TrustError(["is not a CRL in PEM or DER"]) from None
 
 
@@ -229,7 +227,7 @@ def _crl_problem(crl: x509.CertificateRevocationList, authorities: Iterable[x509
             return "has a critical extension, which is not supported"
         if any(extension.critical for entry in crl for extension in entry.extensions):
             return "has an entry with a critical extension, which is not supported"
-    except _UNREADABLE:
+    except UNREADABLE:
         return "cannot be read"
     for each in authorities:
         key = each.public_key()

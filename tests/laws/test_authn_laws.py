@@ -128,6 +128,9 @@ def test_flipping_any_bit_of_a_certificate_never_yields_another_identity(positio
     bent = "-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(bytes(data)).decode() + "-----END CERTIFICATE-----\n"
     request = facts(principal="spiffe://ml.example/ns/research/sa/trainer", certificate=made.quote(bent, safe=""))
     assert isinstance(EVERYTHING.authenticate(request, EMPTY_STATE, NOW_NS), Refusal)
+    assert isinstance(BELIEVING.authenticate(request, EMPTY_STATE, NOW_NS), (Identity, Refusal))
+    through = facts({"x-forwarded-client-cert": f"Cert={made.quote(bent, safe='')}"}, principal=PEER)
+    assert isinstance(BELIEVING.authenticate(through, EMPTY_STATE, NOW_NS), (Identity, Refusal))
 
 
 @given(st.text(max_size=40), st.sampled_from(["", "corp:", "a"]))

@@ -11,6 +11,7 @@ from credentials import NOW, NOW_NS, bearer, claims, facts, from_leaf, root, tok
 from ext_authz.authn import Chain
 from ext_authz.model import Auth, Identity, Reason, Refusal, RequestFacts
 from ext_authz.state import EMPTY_STATE, Revocations, State
+from ext_authz.state.changes import normal_hex
 
 NS = 1_000_000_000
 ID = f"spiffe://{made.TRUST_DOMAIN}/ns/research/sa/trainer"
@@ -320,12 +321,12 @@ def test_a_revocation_hits_every_credential_presented() -> None:
         (Revocations(tokens={(made.ISSUER, "token-1"): "t"}), direct),
         (Revocations(issuers_before={made.ISSUER: (NOW, "t")}), direct),
         (Revocations(subjects={ID: "t"}), direct),
-        (Revocations(fingerprints={leaf.fingerprint: "t"}), direct),
+        (Revocations(fingerprints={normal_hex(leaf.fingerprint): "t"}), direct),
         (Revocations(serials={(leaf.serial, "CN=Root,O=Example"): "t"}), direct),
         (Revocations(keys={"ak-good": "t"}), proxied),
         (Revocations(subjects={"key:batch-7": "t"}), proxied),
         (Revocations(subjects={ID: "t"}), proxied),
-        (Revocations(fingerprints={gateway.fingerprint: "t"}), proxied),
+        (Revocations(fingerprints={normal_hex(gateway.fingerprint): "t"}), proxied),
         (Revocations(subjects={PEER: "t"}), proxied),
     ]
     for revocations, request in cases:
