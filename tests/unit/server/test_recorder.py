@@ -1,0 +1,87 @@
+import orjson
+import pytest
+
+from ext_authz.audit.spool import Spool
+from ext_authz.server.recorder import CURSOR_FILE, Recorder
+from ext_authz.state.changes import Change, Kind
+from ext_authz.state.memory import MemoryStore
+
+
+def quarantine(name: str) -> Change:
+    return Change(kind=Kind.QUARANTINE, by="os:root", at_ns=1, subject=f"sub:{name}", expires_at=100, reason="r")
+
+
+def state_events(folder):
+    lines = b"".join(path.read_bytes() for path in sorted(folder.glob("control-*.jsonl"))).splitlines()
+    events = [orjson.loads(line) for line in lines if line.endswith(b"}")]
+    return [event["record"]["subject"] for event in events if event["schema"] == "ext_authz.state/1"]
+
+
+def record(folder, store):
+    spool = Spool.create(folder, "control")
+    recorder = Recorder(spool)
+    recorder.changes(store)
+    return spool, recorder
+
+
+@pytest.fixture
+def store():
+    return MemoryStore()
+
+
+def test_each_change_becomes_one_event_however_often_one_looks(tmp_path, store):
+    store.append(quarantine("a"))
+    spool, recorder = record(tmp_path / "audit", store)
+    recorder.changes(store)
+    store.append(quarantine("b"))
+    recorder.changes(store)
+    recorder.changes(store)
+    spool.close()
+    assert state_events(tmp_path / "audit") == ["sub:a", "sub:b"]
+
+
+def test_changes_made_while_nothing_ran_are_recorded_once_at_the_next_start(tmp_path, store):
+    for name in "ab":
+        store.append(quarantine(name))
+        record(tmp_path / "audit", store)[0].close()
+    store.append(quarantine("c"))
+    store.append(quarantine("d"))
+    record(tmp_path / "audit", store)[0].close()
+    record(tmp_path / "audit", store)[0].close()
+    assert sorted(state_events(tmp_path / "audit")) == ["sub:a", "sub:b", "sub:c", "sub:d"]
+
+
+def test_a_lost_cursor_costs_a_scan_and_no_event_twice(tmp_path, store):
+    store.append(quarantine("a"))
+    record(tmp_path / "audit", store)[0].close()
+    (tmp_path / "audit" / CURSOR_FILE).unlink()
+    record(tmp_path / "audit", store)[0].close()
+    assert state_events(tmp_path / "audit") == ["sub:a"]
+
+
+def test_a_removed_trail_brings_no_old_change_back(tmp_path, store):
+    store.append(quarantine("a"))
+    record(tmp_path / "audit", store)[0].close()
+    for path in (tmp_path / "audit").glob("control-*.jsonl"):
+        path.unlink()
+    store.append(quarantine("b"))
+    record(tmp_path / "audit", store)[0].close()
+    assert state_events(tmp_path / "audit") == ["sub:b"]
+
+
+def test_a_damaged_line_in_the_trail_stops_nothing(tmp_path, store):
+    store.append(quarantine("a"))
+    spool, _ = record(tmp_path / "audit", store)
+    spool.append(lambda _seq: b'{"schema":"ext_authz.state/1","store":5,')
+    spool.close()
+    (tmp_path / "audit" / CURSOR_FILE).write_bytes(b"[]")
+    store.append(quarantine("b"))
+    record(tmp_path / "audit", store)[0].close()
+    assert sorted(state_events(tmp_path / "audit")) == ["sub:a", "sub:b"]
+
+
+def test_more_changes_than_a_page_are_all_recorded(tmp_path, store):
+    for number in range(600):
+        store.append(quarantine(str(number)))
+    record(tmp_path / "audit", store)[0].close()
+    assert state_events(tmp_path / "audit") == [f"sub:{number}" for number in range(600)]
