@@ -1,0 +1,15 @@
+"""`python -m ext_authz` and the `ext-authz` script."""
+
+import sys
+
+
+def main() -> None:
+    """Run the command line and exit with its status."""
+    from ext_authz.cli.app import app
+    from ext_authz.cli.frame import run
+
+    sys.exit(run(app))
+
+
+if __name__ == "__main__":
+    main()

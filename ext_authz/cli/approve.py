@@ -1,0 +1,146 @@
+"""`approve`: one person's approval of one policy for one subject, for a while.
+
+Law: the approver is who a verified token with MFA says, or honestly only
+`os:USER`; nobody approves for themselves; an approval is bound to the policy's digest.
+"""
+
+# ruff: noqa: FBT002, PLR0917  a command's parameters are its options
+
+import os
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from ext_authz.cli.changes import SECOND, operator, record
+from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, printable, seconds_of
+from ext_authz.documents import did_you_mean
+
+if TYPE_CHECKING:
+    from ext_authz.check import Snapshot
+    from ext_authz.config import Inputs
+    from ext_authz.model import Identity
+    from ext_authz.state import State
+
+MAX_TOKEN_BYTES: Final = 64 * 1024
+
+
+def approve(
+    policy: Annotated[str, typer.Argument(metavar="POLICY", help="The policy's id.")],
+    group: Annotated[str, typer.Option("--group", metavar="G", help="The group that the policy wants.")],
+    subject: Annotated[str, typer.Option("--for", metavar="SUBJECT", help="Typed name; a bare one means `sub:`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    resource: Annotated[str, typer.Option("--resource", metavar="TYPE/ID", help="For this resource only.")] = "",
+    ttl: Annotated[str, typer.Option("--ttl", metavar="TIME", help="How long it holds: `2h`.")] = "",
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")] = "",
+    token: Annotated[
+        str, typer.Option("--as", metavar="FILE", help="The approver's JWT (`-` for stdin), verified as a caller's is.")
+    ] = "",
+    withdraw: Annotated[bool, typer.Option("--withdraw", help="Take back what was recorded for these.")] = False,
+) -> None:
+    """Record an approval that a policy's `approval: GROUP` asks for.
+
+    Example: `ext-authz approve deploy --group security_team --for alice --ttl 2h --reason CHG-7 --as token.jwt`
+    """
+    from ext_authz import wiring
+    from ext_authz.state.changes import Change, Kind, typed_subject
+
+    if not withdraw and not (ttl and reason):
+        raise CommandError("an approval needs `--ttl` and `--reason`")
+    inputs, snapshot = wiring.load(config, os.environ)
+    group = group.removeprefix("group:")
+    now_ns = time.time_ns()
+    target = typed_subject(subject)
+    if target.startswith("group:"):
+        raise CommandError(f"--for: `{subject}` is a group; an approval is for one subject")
+    approver = _approver(inputs, snapshot, token, group, target, now_ns)
+    change = Change(
+        kind=Kind.APPROVAL,
+        by=approver,
+        at_ns=now_ns,
+        reason=reason,
+        withdraw=withdraw,
+        subject=target,
+        expires_at=None if withdraw else now_ns // SECOND + seconds_of(ttl, "--ttl"),
+        policy=policy,
+        policy_digest="" if withdraw else _digest(snapshot, policy, group, approver),
+        group=group,
+        resource=resource,
+    )
+    record(config, change)
+
+
+def _digest(snapshot: "Snapshot", name: str, group: str, approver: str) -> str:
+    """Return the digest of the policy that is to be approved, which must ask for this approval."""
+    from ext_authz.policy.conditions import Approved
+
+    known = {each.id: each for each in snapshot.policies.policies}
+    if name not in known:
+        raise CommandError(f"no policy is called `{name}`{did_you_mean(name, known)}")
+    found = known[name]
+    groups = [each.group for each in found.conditions if isinstance(each, Approved)]
+    if group not in groups:
+        wanted = ", ".join(f"`{each}`" for each in groups) or "none"
+        raise CommandError(f"policy `{name}` asks for no approval of `{group}` (it asks for: {wanted})")
+    if found.approvals > 1 and approver.startswith("os:"):
+        raise CommandError(
+            f"policy `{name}` needs {found.approvals} verified approvers: give the approver's token with `--as`"
+        )
+    return found.digest
+
+
+def _approver(inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, subject: str, now_ns: int) -> str:
+    if not token:
+        if inputs.settings.state.verified_approvers:
+            raise CommandError("`state.verified_approvers` is set: give the approver's token with `--as`")
+        return operator()
+    identity = _verified(inputs, snapshot, _read_token(token), now_ns)
+    name = printable(identity.id)
+    if not identity.mfa:
+        raise CommandError(f"the token of {name} does not say that more than one factor was used (`mfa`)")
+    if group not in identity.groups and group not in identity.roles:
+        raise CommandError(f"{name} does not hold `{group}` as group or role")
+    if identity.id == subject:
+        raise CommandError("nobody approves for themselves")
+    return identity.id
+
+
+def _verified(inputs: "Inputs", snapshot: "Snapshot", token: str, now_ns: int) -> "Identity":
+    """Return who the token says, by the very authenticators of the server."""
+    from ext_authz.model import Refusal
+
+    state = _state(inputs, now_ns)
+    identity = snapshot.authenticators.authenticate_token(token, state, now_ns)
+    if isinstance(identity, Refusal):
+        raise CommandError(f"--as: {identity.reason.value}: {printable(identity.detail)}")
+    if (quarantine := state.quarantine_of(identity.id, now_ns)) is not None:
+        raise CommandError(f"--as: {printable(identity.id)} is {printable(quarantine)}")
+    return identity
+
+
+def _state(inputs: "Inputs", now_ns: int) -> "State":
+    """Return the state as recorded: a revoked or quarantined token approves nothing."""
+    from ext_authz.state import StoreError
+    from ext_authz.tools.recorded import recorded_state
+
+    try:
+        return recorded_state(inputs.settings.run_dir, now_ns)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+
+
+def _read_token(name: str) -> str:
+    try:
+        if name == "-":
+            raw = sys.stdin.buffer.read(MAX_TOKEN_BYTES + 1)
+        else:
+            with Path(name).open("rb") as file:
+                raw = file.read(MAX_TOKEN_BYTES + 1)
+    except OSError as error:
+        raise CommandError(f"cannot read `{name}`: {(error.strerror or str(error)).lower()}") from None
+    text = raw.decode("ascii", "replace").strip()
+    if not text or len(raw) > MAX_TOKEN_BYTES or len(text.split()) != 1:
+        raise CommandError(f"{'stdin' if name == '-' else name}: holds no token")
+    return text

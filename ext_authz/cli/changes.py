@@ -1,0 +1,295 @@
+"""Commands that change or list the shared state: approvals, revocations, quarantines.
+
+Law: each change is one row of the append-only store of `run_dir`, with who and
+why; a configuration that does not load elsewhere does not stop a revocation.
+Non-goal: telling the workers (they look by themselves within a second).
+"""
+
+# ruff: noqa: FBT002, PLR0917  a command's parameters are its options
+
+import os
+import pwd
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from ext_authz.cli.frame import (
+    DEFAULT_CONFIG,
+    CommandError,
+    ConfigOption,
+    JsonOption,
+    clock_text,
+    console,
+    moment_of,
+    printable,
+    say,
+    seconds_of,
+)
+
+if TYPE_CHECKING:
+    from ext_authz.state.changes import Change, Kind
+    from ext_authz.state.sqlite import SqliteStore
+
+SECOND: Final = 1_000_000_000
+_PARTS: Final = frozenset({"run_dir", "state"})
+
+WithdrawOption = Annotated[bool, typer.Option("--withdraw", help="Take back what was recorded with these very values.")]
+WithdrawId = Annotated[
+    int | None,
+    typer.Option("--withdraw", metavar="ID", help="Take back the entry with this number instead of listing."),
+]
+ReasonOption = Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")]
+
+
+def revoke(
+    config: ConfigOption = DEFAULT_CONFIG,
+    jti: Annotated[
+        str, typer.Option("--jti", metavar="J", help="The token with this id (of `--issuer`, or of any).")
+    ] = "",
+    issuer: Annotated[
+        str, typer.Option("--issuer", metavar="I", help="An issuer: with `--jti`, or with `--before`.")
+    ] = "",
+    subject: Annotated[
+        str,
+        typer.Option("--subject", metavar="S", help="Everything of this subject; with `--before`, its older tokens."),
+    ] = "",
+    before: Annotated[
+        str, typer.Option("--before", metavar="T", help="Tokens issued up to this time (RFC 3339, or `now`).")
+    ] = "",
+    fingerprint: Annotated[
+        str, typer.Option("--fingerprint", metavar="F", help="The certificate with this SHA-256.")
+    ] = "",
+    serial: Annotated[
+        str, typer.Option("--serial", metavar="N", help="The certificate with this serial (hexadecimal).")
+    ] = "",
+    issuer_dn: Annotated[str, typer.Option("--issuer-dn", metavar="D", help="Issuer of `--serial` (RFC 4514).")] = "",
+    key_id: Annotated[str, typer.Option("--key-id", metavar="K", help="The API key with this id.")] = "",
+    reason: ReasonOption = "",
+    withdraw: WithdrawOption = False,
+) -> None:
+    """Refuse a credential from now on, wherever it is presented.
+
+    Example: `ext-authz revoke --subject alice --before 2026-11-23T10:00:00Z --reason "laptop stolen"`
+    """
+    from ext_authz.state.changes import Change, Kind, typed_subject
+
+    now_ns = time.time_ns()
+    change = Change(
+        kind=Kind.REVOCATION,
+        by=operator(),
+        at_ns=now_ns,
+        reason=reason,
+        withdraw=withdraw,
+        subject=typed_subject(subject) if subject else "",
+        token_id=jti,
+        issuer=issuer,
+        before=_before(before, now_ns) if before else None,
+        fingerprint=fingerprint,
+        serial=serial,
+        issuer_dn=issuer_dn,
+        key_id=key_id,
+    )
+    record(config, change)
+
+
+def _before(text: str, now_ns: int) -> int:
+    return now_ns // SECOND if text == "now" else moment_of(text, "--before") // SECOND
+
+
+def revocations(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False, withdraw: WithdrawId = None) -> None:
+    """List the revocations that hold.
+
+    Example: `ext-authz revocations --json`
+    """
+    from ext_authz.state.changes import Kind
+
+    _list_or_withdraw(config, Kind.REVOCATION, json=json, withdraw=withdraw, columns=("what", "by", "at", "reason"))
+
+
+def quarantine(
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="Typed name; a bare one means `sub:`.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+    length: Annotated[str, typer.Option("--for", metavar="TIME", help="How long: `10m`, `1h`.")] = "",
+    reason: ReasonOption = "",
+    withdraw: WithdrawOption = False,
+) -> None:
+    """Deny everything to a verified subject for a while.
+
+    Example: `ext-authz quarantine alice --for 10m --reason "unusual volume"`
+    """
+    from ext_authz.state.changes import Change, Kind, typed_subject
+
+    if withdraw:
+        ends = None
+    elif not length or not reason:
+        raise CommandError("a quarantine needs `--for` and `--reason`")
+    else:
+        ends = time.time_ns() // SECOND + seconds_of(length, "--for")
+    change = Change(
+        kind=Kind.QUARANTINE,
+        by=operator(),
+        at_ns=time.time_ns(),
+        reason=reason,
+        withdraw=withdraw,
+        subject=typed_subject(subject),
+        expires_at=ends,
+    )
+    record(config, change)
+
+
+def quarantines(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False, withdraw: WithdrawId = None) -> None:
+    """List the quarantines that hold.
+
+    Example: `ext-authz quarantines`
+    """
+    from ext_authz.state.changes import Kind
+
+    columns = ("subject", "until", "by", "reason")
+    _list_or_withdraw(config, Kind.QUARANTINE, json=json, withdraw=withdraw, columns=columns)
+
+
+def approvals(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False, withdraw: WithdrawId = None) -> None:
+    """List the approvals that hold.
+
+    Example: `ext-authz approvals --json`
+    """
+    from ext_authz.state.changes import Kind
+
+    columns = ("policy", "group", "subject", "resource", "until", "by", "reason")
+    _list_or_withdraw(config, Kind.APPROVAL, json=json, withdraw=withdraw, columns=columns)
+
+
+def operator() -> str:
+    """Return `os:USER` of whoever runs this process (the real user id; an unnamed one is its number)."""
+    uid = os.getuid()
+    try:
+        return f"os:{pwd.getpwuid(uid).pw_name}"
+    except KeyError:
+        return f"os:{uid}"
+
+
+@contextmanager
+def open_store(config: Path, *, create: bool = True) -> Iterator["SqliteStore"]:
+    """Open the state store of the configuration's `run_dir`. Raises DocumentError or CommandError."""
+    from ext_authz.config import load, prepare_run_dir
+    from ext_authz.documents import mark_at
+    from ext_authz.state import StoreError
+    from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+
+    loaded = load(config, os.environ, _PARTS)
+    assert loaded.settings is not None  # noqa: S101  load raises otherwise
+    run_dir = loaded.settings.run_dir
+    prepare_run_dir(run_dir, mark_at(loaded.node, ("run_dir",)))
+    try:
+        store = SqliteStore(run_dir / FILE_NAME, create=create)
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    try:
+        yield store
+    except StoreError as error:
+        raise CommandError(str(error)) from None
+    finally:
+        store.close()
+
+
+def record(config: Path, change: "Change") -> None:
+    """Store the change and say so."""
+    problem = change.problem()
+    if problem is not None:
+        raise CommandError(problem)
+    with open_store(config) as store:
+        if change.withdraw:
+            _must_hold(store, change)
+        stored = store.append(change)
+    verb = "withdrew" if change.withdraw else "recorded"
+    say(f"{verb} {change.kind.value} {stored.id}: {printable(_what(change))}; every worker knows within 1 s")
+
+
+def _must_hold(store: "SqliteStore", change: "Change") -> None:
+    from ext_authz.state.book import read_book
+
+    now_ns = time.time_ns()
+    for each in read_book(store).active(now_ns):
+        if each.kind is change.kind and each.key == change.key and change.resource in ("", each.resource):
+            return
+    raise CommandError(f"no {change.kind.value} that holds says: {_what(change)}", status=1)
+
+
+def _list_or_withdraw(config: Path, kind: "Kind", *, json: bool, withdraw: int | None, columns: Sequence[str]) -> None:
+    from ext_authz.state.book import read_book
+
+    with open_store(config) as store:
+        held = [each for each in read_book(store).active(time.time_ns()) if each.kind is kind]
+    if withdraw is not None:
+        found = next((each for each in held if each.id == withdraw), None)
+        if found is None:
+            raise CommandError(f"no {kind.value} {withdraw} holds", status=1)
+        record(config, _withdrawal(found))
+        return
+    if json:
+        import orjson
+
+        say(orjson.dumps([{"id": each.id, **each.record()} for each in held], option=orjson.OPT_INDENT_2).decode())
+        return
+    if not held:
+        say(f"no {kind.value}s")
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("id", *columns, box=None, pad_edge=False)
+    for each in held:
+        table.add_row(str(each.id), *(Text(printable(_CELLS[column](each))) for column in columns))
+    console().print(table)
+
+
+def _withdrawal(change: "Change") -> "Change":
+    from dataclasses import replace
+
+    from ext_authz.state.changes import Kind
+
+    # A quarantine or approval is taken back by its key alone; its end is no part of that.
+    ends = change.expires_at if change.kind is Kind.REVOCATION else None
+    return replace(change, id=0, by=operator(), at_ns=time.time_ns(), reason="", withdraw=True, expires_at=ends)
+
+
+def _what(change: "Change") -> str:
+    names = (
+        "policy",
+        "group",
+        "subject",
+        "resource",
+        "token_id",
+        "issuer",
+        "fingerprint",
+        "serial",
+        "issuer_dn",
+        "key_id",
+    )
+    parts = [
+        f"{name.replace('token_id', 'jti').replace('_', '-')} {getattr(change, name)}"
+        for name in names
+        if getattr(change, name)
+    ]
+    if change.before is not None:
+        parts.append(f"issued up to {clock_text(change.before)}")
+    if change.expires_at is not None:
+        parts.append(f"until {clock_text(change.expires_at)}")
+    return ", ".join(parts)
+
+
+_CELLS: Final[dict[str, Callable[["Change"], str]]] = {
+    "what": _what,
+    "by": lambda change: change.by,
+    "at": lambda change: clock_text(change.at_ns // SECOND),
+    "reason": lambda change: change.reason,
+    "subject": lambda change: change.subject,
+    "until": lambda change: clock_text(change.expires_at),
+    "policy": lambda change: change.policy,
+    "group": lambda change: change.group,
+    "resource": lambda change: change.resource,
+}

@@ -1,0 +1,193 @@
+"""`envoy config` and `envoy lint`: Envoy's side, from what the sidecar's own configuration says.
+
+Law: what is printed is safe or nothing is printed; lint reads no more than the file and the configuration.
+"""
+
+# ruff: noqa: FBT002, PLR0917  a command's parameters are its options
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ext_authz.cli.frame import DEFAULT_CONFIG, DOES_NOT_HOLD, DONE, CommandError, ConfigOption, say
+
+if TYPE_CHECKING:
+    from ext_authz.config import Settings
+    from ext_authz.envoy_config.rules import Facts
+    from ext_authz.envoy_config.settings import ClientTls, Upstream
+
+app = typer.Typer(help="Envoy's side: print a safe configuration, find unsafe settings in one.", no_args_is_help=True)
+
+Hops = Annotated[int, typer.Option("--trusted-hops", min=0, help="Proxies in front whose x-forwarded-for counts.")]
+
+
+@app.command("config")
+def config_(
+    config: ConfigOption = DEFAULT_CONFIG,
+    listen: Annotated[str, typer.Option("--listen", metavar="ADDR", help="Where Envoy listens.")] = "127.0.0.1:8443",
+    certificate: Annotated[
+        str, typer.Option("--certificate", metavar="PEM", help="Envoy's certificate.")
+    ] = "/etc/envoy/certs/server.pem",
+    private_key: Annotated[
+        str, typer.Option("--private-key", metavar="PEM", help="Its key.")
+    ] = "/etc/envoy/certs/server.key",
+    client_ca: Annotated[
+        str, typer.Option("--client-ca", metavar="PEM", help="CA of client certificates.")
+    ] = "/etc/envoy/certs/ca.pem",
+    client_certificates: Annotated[
+        bool,
+        typer.Option(
+            "--require-client-certificate/--optional-client-certificate", help="Whether a caller may come without one."
+        ),
+    ] = True,
+    upstream: Annotated[
+        list[str] | None,
+        typer.Option("--upstream", metavar="HOST=ADDR", help="A host and its HTTP endpoint; repeatable."),
+    ] = None,
+    grpc: Annotated[
+        list[str] | None, typer.Option("--grpc", metavar="HOST=ADDR", help="The host's gRPC endpoint; repeatable.")
+    ] = None,
+    trusted_hops: Hops = 0,
+    authz_tls: Annotated[
+        str,
+        typer.Option("--authz-tls", metavar="CA,CERT,KEY,NAME", help="How Envoy proves itself to a sidecar with TLS."),
+    ] = "",
+    access_log: Annotated[
+        str, typer.Option("--access-log", metavar="FILE", help="Envoy's access log.")
+    ] = "/dev/stdout",
+) -> None:
+    """Print a safe Envoy configuration for this sidecar.
+
+    Example: `ext-authz envoy config --upstream models.internal=127.0.0.1:8080 > envoy.yaml`
+    """
+    from ext_authz import wiring
+    from ext_authz.envoy_config.generate import generate
+    from ext_authz.envoy_config.settings import EnvoySettings, Listener, SettingsError
+
+    inputs, snapshot = wiring.load(config, os.environ)
+    settings = inputs.settings
+    if settings.server.tls is not None and not authz_tls:
+        raise CommandError(
+            "`server.tls` is configured: say how Envoy proves itself with `--authz-tls CA,CERT,KEY,NAME`"
+        )
+    options: dict[str, Any] = {}
+    if settings.identity.mtls is not None and settings.identity.mtls.trust_domains:
+        options["trust_domains"] = settings.identity.mtls.trust_domains
+    hosts = [
+        entry.host.text for entry in snapshot.routes.entries if entry.adapter is not None and entry.host is not None
+    ]
+    upstreams = _upstreams(upstream or [], grpc or [], frozenset(hosts))
+    if upstreams:
+        options["upstreams"] = upstreams
+    try:
+        made = EnvoySettings(
+            listeners=(Listener(address=listen, require_client_certificate=client_certificates),),
+            authz=tuple(_absolute(address) for address in settings.server.addresses()),
+            authz_tls=_client_tls(authz_tls) if authz_tls else None,
+            certificate=certificate,
+            private_key=private_key,
+            client_ca=client_ca,
+            trusted_hops=trusted_hops,
+            max_request_bytes=settings.server.max_request_bytes,
+            access_log=access_log,
+            **options,
+        )
+    except SettingsError as error:
+        raise CommandError(str(error)) from None
+    typer.echo(generate(made), nl=False)
+
+
+def _absolute(address: str) -> str:
+    """Envoy does not start in our folder."""
+    return f"unix:{Path(address.removeprefix('unix:')).absolute()}" if address.startswith("unix:") else address
+
+
+def _client_tls(text: str) -> "ClientTls":
+    from ext_authz.envoy_config.settings import ClientTls
+
+    parts = text.split(",")
+    if len(parts) != 4 or not all(parts):  # noqa: PLR2004  the four of the metavar
+        raise CommandError(f"--authz-tls: `{text}` is not CA,CERT,KEY,NAME")
+    return ClientTls(*parts)
+
+
+def _upstreams(http: Sequence[str], grpc: Sequence[str], inference: frozenset[str]) -> "tuple[Upstream, ...]":
+    """Return one upstream per host, its bodies buffered where one of our routes reads them."""
+    from ext_authz.envoy_config.settings import MODEL_SERVER, Upstream
+
+    endpoints: dict[str, tuple[list[str], list[str]]] = {}
+    for place, texts in enumerate((http, grpc)):
+        for text in texts:
+            host, equals, address = text.partition("=")
+            if not (host and equals and address):
+                raise CommandError(f"`{text}` is not HOST=ADDR, such as `models.internal=127.0.0.1:8080`")
+            endpoints.setdefault(host, ([], []))[place].append(address)
+    made: list[Upstream] = []
+    for number, (host, (plain, framed)) in enumerate(endpoints.items()):
+        reads = host in inference
+        made.append(
+            Upstream(
+                name=f"upstream-{number}",
+                hosts=(host,),
+                http=tuple(plain),
+                grpc=tuple(framed),
+                body_paths=MODEL_SERVER.body_paths if reads else (),
+                grpc_services=MODEL_SERVER.grpc_services if reads else (),
+                grpc_streams=MODEL_SERVER.grpc_streams if reads else (),
+            )
+        )
+    return tuple(made)
+
+
+@app.command()
+def lint(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="An Envoy bootstrap (YAML or JSON).")],
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            "-c", "--config", metavar="FILE", help="Compare with this configuration [default: ext-authz.yaml if there]."
+        ),
+    ] = None,
+    trusted_hops: Annotated[
+        int | None,
+        typer.Option("--trusted-hops", min=0, help="Proxies in front, as `server.trusted_proxies` has them."),
+    ] = None,
+) -> int:
+    """Find unsafe settings in an Envoy configuration (exit 1 where there are any).
+
+    Example: `ext-authz envoy lint /etc/envoy/envoy.yaml`
+    """
+    from ext_authz.config.load import decode, read_bytes, reason
+    from ext_authz.envoy_config.lint import lint_text
+
+    try:
+        text = decode(read_bytes(file), str(file))
+    except OSError as error:
+        raise CommandError(f"cannot read `{file}`: {reason(error)}") from None
+    found = lint_text(text, str(file), _facts(config, trusted_hops))
+    for each in found:
+        say(each.render({str(file): text}))
+    unsafe = sum(not each.warning for each in found)
+    say(f"{file}: {unsafe} unsafe settings, {len(found) - unsafe} warnings")
+    return DOES_NOT_HOLD if unsafe else DONE
+
+
+def _facts(config: Path | None, trusted_hops: int | None) -> "Facts":
+    from ext_authz.envoy_config.rules import Facts
+
+    if config is None and not DEFAULT_CONFIG.exists():
+        return Facts(trusted_hops=trusted_hops)
+    from ext_authz import wiring
+
+    inputs, snapshot = wiring.load(config or DEFAULT_CONFIG, os.environ)
+    settings: Settings = inputs.settings
+    return Facts(
+        max_request_bytes=settings.server.max_request_bytes,
+        workers=settings.server.worker_count(),
+        trusted_hops=trusted_hops,
+        headers_read=snapshot.header_names,
+        headers_injected=snapshot.headers.injectable,
+    )

@@ -1,0 +1,170 @@
+"""What every command shares: options, the console, and mistakes turned into exit statuses in one place.
+
+Law: a user's mistake is one clear report on stderr and exit 2 (1 where the thing
+checked does not hold); anything else is a bug, exit 70, one line.
+Non-goal: commands.
+"""
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+
+import typer
+
+from ext_authz.documents import Diagnostic, DocumentError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+DONE: Final = 0
+DOES_NOT_HOLD: Final = 1
+USAGE: Final = 2
+INTERNAL: Final = 70
+INTERRUPTED: Final = 130
+
+DEFAULT_CONFIG: Final = Path("ext-authz.yaml")
+DEBUG: Final = "EXT_AUTHZ_DEBUG"
+NOT_AVAILABLE: Final = "not available in this version"
+
+ConfigOption = Annotated[
+    Path, typer.Option("-c", "--config", help="The configuration file.", metavar="FILE", show_default=True)
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked to; the text is for the user."""
+
+    def __init__(self, message: str, status: int = USAGE) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def run(app: typer.Typer, arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return the exit status; never raises for a user's mistake."""
+    try:
+        status = app(args=None if arguments is None else list(arguments), prog_name="ext-authz", standalone_mode=False)
+    except Exception as error:  # noqa: BLE001  the one place where a command's failure becomes an exit status
+        return _failed(error)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            return _reader_gone()
+        return error.code if isinstance(error.code, int) else USAGE
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_gone()
+    return status if isinstance(status, int) and not isinstance(status, bool) else DONE
+
+
+def _failed(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
+        return _reader_gone()
+    if isinstance(error, DocumentError):
+        report(error.diagnostics, error.texts)
+        return USAGE
+    if isinstance(error, CommandError):
+        complain(str(error))
+        return error.status
+    if hasattr(error, "format_message") and hasattr(error, "exit_code"):
+        return _misused(error)
+    if type(error).__name__ == "Abort":
+        return INTERRUPTED
+    if os.environ.get(DEBUG) == "1":
+        import traceback
+
+        traceback.print_exception(error)
+    text = " ".join(str(error).split())
+    complain(f"internal error: {type(error).__name__}: {text} (set {DEBUG}=1 for where it happened)")
+    return INTERNAL
+
+
+def _misused(error: Exception) -> int:
+    """Report what the argument parser refused, in the words of the house."""
+    message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    context = getattr(error, "ctx", None)
+    if message.strip():
+        complain(" ".join(f"{message[:1].lower()}{message[1:]}".split()).rstrip("."))
+        if context is not None:
+            complain(f"  see `{context.command_path} --help`")
+    elif hasattr(error, "show"):
+        error.show()
+    return USAGE
+
+
+def _reader_gone() -> int:
+    """Whoever read our output has left (`| head`); that is their right."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    return DONE
+
+
+def complain(line: str) -> None:
+    """Write one line to stderr."""
+    sys.stderr.write(line + "\n")
+
+
+def say(line: str = "") -> None:
+    """Write one line to stdout."""
+    sys.stdout.write(line + "\n")
+
+
+def report(diagnostics: Sequence[Diagnostic], texts: Mapping[str, str]) -> None:
+    """Write diagnostics to stderr with their caret lines."""
+    for each in diagnostics:
+        complain(each.render(texts))
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Return a rich console: colours on a terminal, plain text elsewhere, never wrapped to a guessed width."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(file=stream, highlight=False, width=None if stream.isatty() else 160, soft_wrap=True)
+
+
+def not_available(what: str) -> NoReturn:
+    """Refuse what the contract names and this version does not do."""
+    raise CommandError(f"{what}: {NOT_AVAILABLE}")
+
+
+def seconds_of(text: str, option: str) -> int:
+    """Return the whole seconds of a duration such as `2h`. Raises CommandError."""
+    from pydantic_core import PydanticCustomError
+
+    from ext_authz.settings import parse_seconds
+
+    try:
+        seconds = parse_seconds(text)
+    except PydanticCustomError as error:
+        raise CommandError(f"{option}: {error.message()}") from None
+    if seconds <= 0:
+        raise CommandError(f"{option}: `{text}` is no time at all")
+    return seconds
+
+
+def moment_of(text: str, option: str) -> int:
+    """Return the Unix nanoseconds of an RFC 3339 time with its offset. Raises CommandError."""
+    from ext_authz.policy.reader import moment_ns
+
+    moment = moment_ns(text)
+    if moment is None:
+        raise CommandError(f"{option}: `{text}` is not a time with an offset such as `2026-11-23T10:00:00Z`")
+    return moment
+
+
+def clock_text(seconds: int | None) -> str:
+    """Return Unix seconds as RFC 3339 in UTC, "" for None."""
+    if seconds is None:
+        return ""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def printable(text: str) -> str:
+    """Return text from outside made safe for a terminal: control characters are shown as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
