@@ -16,7 +16,7 @@ from ext_authz.config import Inputs, Settings
 from ext_authz.documents import DocumentError
 from ext_authz.server import log
 from ext_authz.server.link import Kind, Link, adopt
-from ext_authz.server.metrics import MetricsWriter, WorkerMetrics
+from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.service import Service
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
 from ext_authz.state import StoreError
@@ -40,7 +40,8 @@ class Worker:
         self._committer = Committer(self._spool)
         database = settings.run_dir / FILE_NAME
         self._state = StateReader(lambda: SqliteStore(database), max_age_ns=settings.state.max_age * 1_000_000_000)
-        self._metrics = WorkerMetrics()
+        self._metrics = WorkerMetrics(self._name)
+        self._metrics.sample(STATE_AGE, lambda: max(0.0, self._state.state.age_ns(time.time_ns()) / 1e9), self._name)
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._service = Service(
             read_state=lambda: self._state.state,
