@@ -12,7 +12,7 @@ from typing import Final, TypeVar
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, did_you_mean
 from ext_authz.mappers.adapter import EVERY, Adapter
 from ext_authz.mappers.catalog import read_attributes, text_of
-from ext_authz.mappers.protocols import PROTOCOLS
+from ext_authz.mappers.protocols import NOT_YET, PROTOCOLS
 from ext_authz.mappers.templates import (
     REST,
     HostPattern,
@@ -235,7 +235,12 @@ class _Reader:
             value = self.node.get("protocol")
             mark = value.mark if value is not None else self.node.mark
             known = f"{did_you_mean(name, PROTOCOLS)} (known: {', '.join(sorted(PROTOCOLS))})"
-            self.mistakes.append(Diagnostic(mark, f"unknown protocol `{name}`{known}"))
+            message = (
+                f"protocol `{name}` is not available in this version"
+                if name in NOT_YET
+                else f"unknown protocol `{name}`{known}"
+            )
+            self.mistakes.append(Diagnostic(mark, message))
         return PROTOCOLS.get(name)
 
     def _texts(self, key: str) -> list[Scalar]:

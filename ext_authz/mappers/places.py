@@ -6,7 +6,7 @@ Non-goal: what is particular to one protocol.
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from ext_authz.mappers.adapter import EVERY, Call, Meaning, Named, Place, Reads
 from ext_authz.mappers.body import FRAME_HEADER, case_variant, grpc_message, json_body, refuse
@@ -14,6 +14,9 @@ from ext_authz.mappers.wire import BYTES, MAX_NAME_BYTES, WireError, scan, text
 from ext_authz.model import AttributeValue, Refusal
 
 Attributes = Mapping[str, AttributeValue]
+
+MAX_PARSED: Final = 64 * 1024
+"""Bodies that only limits are read from are not parsed beyond this."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 # Triton reads "01" and "+1" as 1: a number has one spelling here.
@@ -63,6 +66,14 @@ def version_problem(version: str) -> str | None:
     return None
 
 
+def visible_json(call: Call, max_parsed: int = MAX_PARSED) -> dict[str, Any] | None:
+    """Return the JSON body where we were shown it whole, strict and small; None otherwise, which refuses nothing."""
+    if not 0 < len(call.facts.body.data) <= max_parsed:
+        return None
+    content = json_body(call.facts, call.max_request_bytes, typed=False)
+    return None if isinstance(content, Refusal) else content
+
+
 def message_fields(call: Call, name: int, version: int | None = None) -> tuple[str, str] | Refusal:
     """Return (name, version) read from fields of the call's message ("" where absent)."""
     data = grpc_message(call.facts, call.max_request_bytes)
@@ -98,9 +109,12 @@ def message(name: int, version: int | None = None, *, empty: str | None = None) 
     return Place(f"message field {name}" + (f" (empty: the server, `{empty}`)" if empty else ""), read, Reads.MEANING)
 
 
-def body_with(call: Call, wanted: frozenset[str]) -> dict[str, Any] | Refusal:
-    """Return the JSON body; refuse one with a key that reads as one of `wanted` (lower case) in other letters."""
-    content = json_body(call.facts, call.max_request_bytes)
+def body_with(call: Call, wanted: frozenset[str], *, typed: bool = True) -> dict[str, Any] | Refusal:
+    """Return the JSON body; refuse one with a key that reads as one of `wanted` (lower case) in other letters.
+
+    `typed` False is for servers that read JSON whatever the content type says.
+    """
+    content = json_body(call.facts, call.max_request_bytes, typed=typed)
     if isinstance(content, Refusal):
         return content
     variant = case_variant(content, wanted)
@@ -120,15 +134,21 @@ def json_key(
         content = body_with(call, keys)
         if isinstance(content, Refusal):
             return content
-        name = content.get(key)
-        if not isinstance(name, str):
-            return refuse(f"has no `{key}`")
-        problem = name_problem(name)
-        if problem:
-            return refuse(problem)
+        name = name_in(content, key)
+        if isinstance(name, Refusal):
+            return name
         return Meaning((Named(call.row.type, name, "", call.row.action),), limits(content) if limits else {})
 
     return Place(f"body `{key}`", read, Reads.MEANING)
+
+
+def name_in(content: Mapping[str, Any], key: str) -> str | Refusal:
+    """Return the name under `key` of a JSON object; refuse a missing, empty or odd one."""
+    name = content.get(key)
+    if not isinstance(name, str):
+        return refuse(f"has no text `{key}`")
+    problem = name_problem(name)
+    return refuse(problem) if problem else name
 
 
 def whole_number(value: object) -> int | None:

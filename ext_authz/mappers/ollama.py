@@ -1,0 +1,159 @@
+"""Ollama's own API and its OpenAI- and Anthropic-compatible paths.
+
+Law: names that Ollama reads as one are one (letter case, default registry,
+`library/`, `:latest`); the body is JSON whatever its content type says, and
+keys in other letters are refused, for Go reads them. Non-goal: OpenAI servers.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ext_authz.mappers.adapter import Adapter, Call, Meaning, Named, Place, Reads, Row
+from ext_authz.mappers.body import case_variant, refuse
+from ext_authz.mappers.limits import KEYS, generation
+from ext_authz.mappers.places import PATH, SERVER, Attributes, body_with, path_meaning, whole_number
+from ext_authz.model import AttributeValue, Reason, Refusal
+
+_PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
+_NAME = re.compile(
+    rf"(?:(?:(?P<host>{_PART}(?::[0-9]+)?)/)?(?P<space>{_PART})/)?(?P<model>{_PART})(?::(?P<tag>{_PART}))?\Z"
+)
+_DEFAULT_HOST: Final = "registry.ollama.ai"
+_DEFAULT_SPACE: Final = "library"
+_DEFAULT_TAG: Final = "latest"
+_OPTIONS: Final = frozenset({"num_predict"})
+
+
+def canonical_name(name: str) -> str | None:
+    """Return the one spelling of a model's name (`LLaMA3:latest` is `llama3`), or None where it is no name."""
+    found = _NAME.match(name)
+    if found is None or len(name) > 512:  # noqa: PLR2004  far beyond Ollama's own bound
+        return None
+    host, space, model, tag = found.group("host", "space", "model", "tag")
+    parts = [model.lower()]
+    if (space and space.lower() != _DEFAULT_SPACE) or (host and host.lower() != _DEFAULT_HOST):
+        parts.insert(0, (space or _DEFAULT_SPACE).lower())
+    if host and host.lower() != _DEFAULT_HOST:
+        parts.insert(0, host.lower())
+    text = "/".join(parts)
+    return f"{text}:{tag.lower()}" if tag and tag.lower() != _DEFAULT_TAG else text
+
+
+def _named(content: Mapping[str, Any], key: str, older: str = "") -> str | Refusal:
+    """Return the canonical name under `key`, or under the deprecated key `older`; both must agree."""
+    given = [content[each] for each in (key, older) if each and content.get(each) not in (None, "")]
+    names = {canonical_name(name) if isinstance(name, str) else None for name in given}
+    if len(names) != 1:
+        return refuse(f"has no `{key}`, or two")
+    name = names.pop()
+    return refuse(f"has a `{key}` that is no name") if name is None else name
+
+
+def _limits(content: Mapping[str, Any]) -> Attributes:
+    """Ollama streams unless told otherwise, and limits tokens under `options`."""
+    found: dict[str, AttributeValue] = {"stream": content.get("stream") is not False}
+    options = content.get("options")
+    if isinstance(options, dict) and not case_variant(options, _OPTIONS):
+        tokens = whole_number(options.get("num_predict"))
+        if tokens is not None:
+            found["max_tokens"] = tokens
+    return found
+
+
+_WANTED: Final = KEYS | {"model", "name", "options", "source", "destination", "from"}
+
+
+def _native(call: Call) -> Meaning | Refusal:
+    content = body_with(call, _WANTED, typed=False)
+    if isinstance(content, Refusal):
+        return content
+    name = _named(content, "model", "name")
+    if isinstance(name, Refusal):
+        return name
+    return Meaning((Named("model", name, "", call.row.action),), _limits(content))
+
+
+def _compatible(call: Call) -> Meaning | Refusal:
+    content = body_with(call, _WANTED, typed=False)
+    if isinstance(content, Refusal):
+        return content
+    name = _named(content, "model")
+    if isinstance(name, Refusal):
+        return name
+    return Meaning((Named("model", name, "", call.row.action),), generation(content))
+
+
+def _create(call: Call) -> Meaning | Refusal:
+    content = body_with(call, _WANTED, typed=False)
+    if isinstance(content, Refusal):
+        return content
+    name = _named(content, "model", "name")
+    if isinstance(name, Refusal):
+        return name
+    named = [Named("model", name, "", call.row.action)]
+    if content.get("from") not in (None, ""):
+        base = _named(content, "from")
+        if isinstance(base, Refusal):
+            return base
+        named.append(Named("model", base, "", "read_data"))
+    return Meaning(tuple(named))
+
+
+def _copy(call: Call) -> Meaning | Refusal:
+    content = body_with(call, _WANTED, typed=False)
+    if isinstance(content, Refusal):
+        return content
+    source, destination = _named(content, "source"), _named(content, "destination")
+    if isinstance(source, Refusal):
+        return source
+    if isinstance(destination, Refusal):
+        return destination
+    return Meaning((Named("model", destination, "", call.row.action), Named("model", source, "", "read_data")))
+
+
+def _in_path(call: Call) -> Meaning | Refusal:
+    name = canonical_name(path_meaning(call).named[0].id)
+    if name is None:
+        return Refusal(Reason.NO_ROUTE, "the path holds no model name")
+    return Meaning((Named("model", name, "", call.row.action),))
+
+
+_NATIVE = Place("body `model` (or the older `name`)", _native, Reads.MEANING)
+_COMPATIBLE = Place("body `model`", _compatible, Reads.MEANING)
+_CREATE = Place("body `model`; `from` is read", _create, Reads.MEANING)
+_COPY = Place("body `destination`; `source` is read", _copy, Reads.MEANING)
+_PATH = Place("path", _in_path)
+_READS_MODEL: Final = (("model", "read_data"),)
+
+ADAPTER: Final = Adapter(
+    "ollama",
+    (
+        Row("GET", "/", "health", SERVER, "server"),
+        Row("HEAD", "/", "health", SERVER, "server"),
+        Row("GET", "/api/version", "read_metadata", SERVER, "server"),
+        Row("GET", "/api/status", "read_metadata", SERVER, "server"),
+        Row("GET", "/api/tags", "list_models", SERVER, "server"),
+        Row("GET", "/api/ps", "list_models", SERVER, "server"),
+        Row("POST", "/api/generate", "generate", _NATIVE),
+        Row("POST", "/api/chat", "generate", _NATIVE),
+        Row("POST", "/api/embed", "embed", _NATIVE),
+        Row("POST", "/api/embeddings", "embed", _NATIVE),
+        Row("POST", "/api/show", "read_metadata", _NATIVE),
+        Row("POST", "/api/pull", "register_model", _NATIVE),
+        Row("POST", "/api/push", "read_data", _NATIVE),
+        Row("POST", "/api/create", "register_model", _CREATE, also=_READS_MODEL),
+        Row("POST", "/api/copy", "register_model", _COPY, also=_READS_MODEL),
+        Row("DELETE", "/api/delete", "delete_model", _NATIVE),
+        Row("HEAD", "/api/blobs/{digest}", "read_metadata", PATH, "blob"),
+        Row("POST", "/api/blobs/{digest}", "write_data", PATH, "blob"),
+        Row("GET", "/v1/models", "list_models", SERVER, "server"),
+        Row("GET", "/v1/models/{model}", "read_metadata", _PATH),
+        Row("POST", "/v1/chat/completions", "generate", _COMPATIBLE),
+        Row("POST", "/v1/completions", "generate", _COMPATIBLE),
+        Row("POST", "/v1/responses", "generate", _COMPATIBLE),
+        Row("POST", "/v1/messages", "generate", _COMPATIBLE),
+        Row("POST", "/v1/embeddings", "embed", _COMPATIBLE),
+    ),
+    error_shape="ollama",
+)
