@@ -1,5 +1,6 @@
 """What users may write about identity, and the one clear line they get otherwise."""
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from ext_authz.authn.assertion import AssertionSettings
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer, JwtSettings
 from ext_authz.authn.mtls import MtlsAuthenticator, MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings, parse_member
+from ext_authz.authn.together import mistakes
 from ext_authz.authn.tokens import TokensSettings
 from ext_authz.documents import Text
 
@@ -158,3 +160,18 @@ def test_every_key_is_described_and_unknown_ones_are_refused(model: type[BaseMod
     for part in [schema, *schema.get("$defs", {}).values()]:
         assert part["additionalProperties"] is False
         assert all(field.get("description") for field in part["properties"].values()), part
+
+
+def test_parts_that_make_each_other_meaningless_are_mistakes() -> None:
+    peer, network = "spiffe://ml.example/ns/mesh/sa/gateway", ip_network("10.0.0.0/8")
+    mtls = MtlsSettings.model_validate({"trust_domains": ["ml.example"]})
+    plain, svid = JwtSettings.model_validate(JWT), JwtSettings.model_validate({**JWT, "jwt_svid": "true"})
+    bound = JwtSettings.model_validate({**JWT, "binding": "required"})
+    assert list(mistakes(mtls, [plain, svid, bound], [peer, network])) == []
+    assert [path for path, _ in mistakes(None, [plain, svid, bound], [network, peer])] == [
+        ("identity", "jwt", 1, "jwt_svid"), ("identity", "jwt", 2, "binding"), ("server", "trusted_proxies", 1),
+    ]  # fmt: skip
+    assert [path for path, _ in mistakes(MtlsSettings(), [svid], [peer])] == [
+        ("identity", "jwt", 0, "jwt_svid"), ("server", "trusted_proxies", 0),
+    ]  # fmt: skip
+    assert [path for path, _ in mistakes(mtls, [svid, svid], [])] == [("identity", "jwt", 1, "jwt_svid")]
