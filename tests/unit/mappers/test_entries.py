@@ -98,6 +98,10 @@ def test_a_route_that_cannot_be_meant_is_refused(text, message):
     assert message in route(text)
 
 
+def test_a_protocol_that_is_planned_says_so():
+    assert route("host: h, protocol: kubernetes") == ["protocol `kubernetes` is not available in this version"]
+
+
 def test_two_routes_of_one_name_are_refused_also_across_files():
     def node(file):
         return load(f"routes: [{{name: a, {GOOD}}}]", file)
