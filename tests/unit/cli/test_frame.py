@@ -26,7 +26,9 @@ def commands():
     return [(path, each) for path, each in walk(typer.main.get_command(app)) if path]
 
 
-@pytest.mark.parametrize(("path", "command"), commands(), ids=lambda each: " ".join(each) if isinstance(each, tuple) else "")
+@pytest.mark.parametrize(
+    ("path", "command"), commands(), ids=lambda each: " ".join(each) if isinstance(each, tuple) else ""
+)
 def test_every_command_has_help_with_an_example(path, command, capfd):
     done = ran(capfd, *path, "--help")
     assert done.status == 0
@@ -46,7 +48,9 @@ def test_the_contracts_commands_are_all_there():
     assert wanted <= there
 
 
-@pytest.mark.parametrize("arguments", [[name] for name in LATER] + [["audit", each] for each in ("verify", "prove", "export")])
+@pytest.mark.parametrize(
+    "arguments", [[name] for name in LATER] + [["audit", each] for each in ("verify", "prove", "export")]
+)
 def test_what_is_not_built_is_refused_with_whatever_arguments(arguments, capfd):
     for more in ([], ["file", "--key", "file:x", "-o", "y"]):
         done = ran(capfd, *arguments, *more)

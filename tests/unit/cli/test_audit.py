@@ -1,0 +1,127 @@
+"""audit: the trail as people and pipelines read it."""
+
+import json
+
+import pytest
+from command_line import ran
+from projects import project
+
+LOG = "worker-0-20261123T100000Z-0123456789abcdef"
+
+
+def event(seq, **more):
+    made = {
+        "schema": "ext_authz.decision/1", "event_id": f"{LOG}:{seq}", "seq": seq, "time": f"2026-11-23T10:00:0{seq}.000000Z",
+        "decision_id": f"d{seq}", "decision": "allow", "reason": "allowed", "policy_id": "p",
+        "subject": {"id": "sub:alice", "auth": "jwt"}, "resource": {"type": "dataset", "id": "clicks"}, "action": "read_data",
+        "context": {"host": "lake.internal", "path": "/x"}, **more,
+    }  # fmt: skip
+    return json.dumps({name: value for name, value in made.items() if value is not None})
+
+
+@pytest.fixture
+def config(tmp_path):
+    lines = [
+        event(0),
+        event(1, decision="deny", reason="no_policy", policy_id="", subject={"id": "sub:bob", "auth": "jwt"}),
+        event(2, decision="deny", reason="invalid_token", policy_id="", subject=None, resource=None, action=None,
+              claimed_subject="evil\x1b[31m\u202e"),
+        json.dumps({"schema": "ext_authz.lifecycle/1", "seq": 3, "time": "2026-11-23T10:00:03.000000Z", "event": "reload",
+                    "result": "failed", "details": {"revision": "r"}}),
+    ]  # fmt: skip
+    (tmp_path / "run").mkdir(mode=0o700)
+    return project(tmp_path, files={f"run/audit/{LOG}.jsonl": "\n".join(lines) + "\n"})
+
+
+def test_cat_prints_one_line_per_event_in_order(config, capfd):
+    done = ran(capfd, "audit", "cat", "-c", config)
+    assert done.status == 0
+    lines = done.out.splitlines()
+    assert len(lines) == 4
+    assert lines[0] == (
+        "2026-11-23T10:00:00.000000Z ALLOW allowed sub:alice read_data dataset/clicks by p lake.internal/x d0"
+    )
+    assert lines[3] == "2026-11-23T10:00:03.000000Z reload failed revision=r"
+
+
+def test_what_a_caller_sent_cannot_control_the_terminal(config, capfd):
+    out = ran(capfd, "audit", "cat", "-c", config).out
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+    assert "evil\\x1b[31m\\u202e" in out
+
+
+def test_json_is_the_lines_as_recorded(config, capfd):
+    written = next((config.parent / "run" / "audit").iterdir()).read_text()
+    assert ran(capfd, "audit", "cat", "--json", "-c", config).out == written
+
+
+@pytest.mark.parametrize(
+    ("options", "ids"),
+    [
+        (["--decision", "deny"], ["d1", "d2"]),
+        (["--reason", "no_policy"], ["d1"]),
+        (["--policy", "p"], ["d0"]),
+        (["--subject", "alice"], ["d0"]),
+        (["--subject", "sub:bob", "--decision", "allow"], []),
+    ],
+)
+def test_filters_choose(config, capfd, options, ids):
+    out = ran(capfd, "audit", "cat", "--json", *options, "-c", config).out
+    assert [json.loads(line)["decision_id"] for line in out.splitlines()] == ids
+
+
+def test_tail_begins_with_the_last_events(config, capfd):
+    out = ran(capfd, "audit", "tail", "-n", "2", "--no-follow", "--json", "-c", config).out
+    assert [json.loads(line)["seq"] for line in out.splitlines()] == [2, 3]
+
+
+def test_tail_follows_until_it_is_interrupted(config, capfd, monkeypatch):
+    path = next((config.parent / "run" / "audit").iterdir())
+    pauses = []
+
+    def pause():
+        pauses.append(1)
+        if len(pauses) == 2:
+            raise KeyboardInterrupt
+        with path.open("a") as file:
+            file.write(event(4) + "\n")
+
+    monkeypatch.setattr("ext_authz.cli.audit._pause", pause)
+    done = ran(capfd, "audit", "tail", "-n", "0", "--json", "-c", config)
+    assert done.status == 130
+    assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [4]
+
+
+def test_stats_count(config, capfd):
+    found = json.loads(ran(capfd, "audit", "stats", "--json", "-c", config).out)
+    assert found["decision"] == {"deny": 2, "allow": 1}
+    assert found["subject"] == {"sub:alice": 1, "sub:bob": 1}
+    assert found["damaged"] == 0
+    assert "no_policy" in ran(capfd, "audit", "stats", "-c", config).out
+
+
+def test_what_is_damaged_or_missing_is_said(config, capfd):
+    path = next((config.parent / "run" / "audit").iterdir())
+    with path.open("a") as file:
+        file.write("{torn\n" + event(6) + "\n")
+    done = ran(capfd, "audit", "cat", "-c", config)
+    assert "1 damaged lines" in done.err
+    assert "4 to 5 are missing" in done.err
+
+
+def test_folders_can_be_named_and_need_no_configuration(config, capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path.parent)
+    assert len(ran(capfd, "audit", "cat", config.parent / "run").out.splitlines()) == 4
+    assert ran(capfd, "audit", "cat", config.parent / "nothing").status == 2
+
+
+def test_no_trail_yet_is_one_line(tmp_path, capfd):
+    done = ran(capfd, "audit", "cat", "-c", project(tmp_path))
+    assert done.status == 2
+    assert "there is no audit trail at" in done.err
+
+
+@pytest.mark.parametrize("options", [["--decision", "maybe"], ["--reason", "no_polcy"]])
+def test_a_filter_that_can_match_nothing_is_a_usage_error(config, capfd, options):
+    assert ran(capfd, "audit", "cat", *options, "-c", config).status == 2
