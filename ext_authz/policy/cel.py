@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, Final
 
 from ext_authz.model import Query
@@ -21,6 +21,7 @@ MAX_EXPRESSION: Final = 2048
 SECOND_NS: Final = 1_000_000_000
 
 _LIBRARY: Final = "cel_expr_python.cel"
+_CLAIMS_VARIABLE: Final = "subject.claims"
 _PLACE = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
 _CLAIMS = re.compile(r"subject\.claims(?:\.([A-Za-z_]\w*)(?!\w|\s*\()|\[(?:\"([^\"\\]+)\"|'([^'\\]+)')\])?")
 
@@ -38,6 +39,12 @@ def _age(query: Query) -> timedelta | None:
     return None if issued is None else timedelta(microseconds=query.context.now_ns // 1000 - issued * 1_000_000)
 
 
+def _picked_claims(names: frozenset[str], query: Query) -> dict[str, Any]:
+    """Return only the claims that are read: another one that CEL cannot hold spoils nothing."""
+    claims = query.subject.claims
+    return {name: claims[name] for name in names if name in claims}
+
+
 def _attributes(query: Query) -> dict[str, Any]:
     return {key: value for key, value in query.resource.attributes.items() if key not in ("type", "id", "version")}
 
@@ -52,7 +59,6 @@ _VARIABLES: Final[dict[str, tuple[str, Callable[[Query], Any]]]] = {
     "subject.groups": ("LIST", lambda query: sorted(query.subject.groups)),
     "subject.org": ("STRING", lambda query: query.subject.org),
     "subject.scopes": ("LIST", lambda query: sorted(query.subject.scopes)),
-    "subject.claims": ("MAP", lambda query: dict(query.subject.claims)),
     "subject.mfa": ("BOOL", lambda query: query.subject.mfa),
     "subject.token_age": ("DURATION", _age),
     "subject.workload": ("STRING", lambda query: query.subject.workload),
@@ -94,6 +100,8 @@ class Cel:
             if name in rest:
                 used.append((name, _VARIABLES[name][1]))
                 rest = rest.replace(name, "")
+        if names := self.claims_read():
+            used.append((_CLAIMS_VARIABLE, partial(_picked_claims, names)))
         object.__setattr__(self, "_bindings", tuple(used))
 
     def holds(self, query: Query, grant: Grant) -> bool | None:  # noqa: ARG002, D102
@@ -134,7 +142,7 @@ def _compile(expression: str) -> Any:  # noqa: ANN401  the library ships no type
     if len(expression) > MAX_EXPRESSION:
         raise CelError(f"longer than {MAX_EXPRESSION} characters")
     squeezed = _squeeze(expression)
-    if squeezed.count("subject.claims") != sum(1 for found in _CLAIMS.findall(squeezed) if any(found)):
+    if squeezed.count(_CLAIMS_VARIABLE) != sum(1 for found in _CLAIMS.findall(squeezed) if any(found)):
         raise CelError(
             '`subject.claims` must be followed by the claim: `subject.claims.team` or `subject.claims["team"]`'
         )
@@ -162,7 +170,8 @@ def _environment() -> tuple[Any, Any]:
     kinds = library.Type
     texts, anything = kinds.List(kinds.STRING), kinds.Map(kinds.STRING, kinds.DYN)
     types = {"LIST": texts, "MAP": anything}
-    declared = {name: types.get(kind) or getattr(kinds, kind) for name, (kind, _) in _VARIABLES.items()}
+    declared = {_CLAIMS_VARIABLE: anything}
+    declared |= {name: types.get(kind) or getattr(kinds, kind) for name, (kind, _) in _VARIABLES.items()}
     return library, library.NewEnv(variables=declared)
 
 

@@ -15,7 +15,7 @@ from ext_authz.policy.conditions import AuditLogged, Condition, TimeWindow
 from ext_authz.policy.document import Effect, Mode, Policy, PolicyDocument, digest, revision
 from ext_authz.policy.engine import CompiledPolicy, PolicySet, ResourceEntry, SubjectEntry
 from ext_authz.policy.index import Filing, Index
-from ext_authz.policy.matching import CLAIM, Entry, Test, Values
+from ext_authz.policy.matching import CLAIM, Entry, Trait, Values
 from ext_authz.template import compile_template
 
 _CLAIM_VARIABLE = re.compile(r"subject\.claims\.(.+)")
@@ -92,7 +92,7 @@ class _Compiler:
 
 
 def _action_filing(policy: Policy) -> Filing:
-    return Filing(None if policy.actions is None else ((Test("action", policy.actions),),), open=False)
+    return Filing(None if policy.actions is None else ((Trait("action", policy.actions),),), open=False)
 
 
 def _claims_read(policy: CompiledPolicy) -> set[str]:

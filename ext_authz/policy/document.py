@@ -14,7 +14,7 @@ import orjson
 
 from ext_authz.documents import Mark
 from ext_authz.policy.conditions import Condition, undump_condition
-from ext_authz.policy.matching import Entry, Test
+from ext_authz.policy.matching import Entry, Trait
 from ext_authz.policy.windows import Window
 
 DEFAULT_TTL: Final = 3600
@@ -41,7 +41,7 @@ class Policy:
 
     `ttl` is seconds, `not_before_ns` and `not_after_ns` Unix nanoseconds
     (inclusive, exclusive). `approvals` is how many people each approval needs.
-    `marks` says where `id`, each key and each entry (`subjects.0`) is written.
+    `marks` says where `id`, each key, entry (`subjects.0`) and action (`actions.infer`) is written.
     """
 
     id: str
@@ -66,7 +66,7 @@ class Policy:
 
     def mark_of(self, key: str) -> Mark | None:
         """Where `key` (`subjects.0`, `not_after`) is written, else where the policy is."""
-        return self.marks.get(key) or self.mark
+        return self.marks.get(key) or self.marks.get(key.partition(".")[0]) or self.mark
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,4 +162,4 @@ def _dump_entries(entries: tuple[Entry, ...] | None) -> list[list[list[Any]]] | 
 def _undump_entries(data: list[list[list[Any]]] | None) -> tuple[Entry, ...] | None:
     if data is None:
         return None
-    return tuple(tuple(Test(attribute, tuple(values)) for attribute, values in entry) for entry in data)
+    return tuple(tuple(Trait(attribute, tuple(values)) for attribute, values in entry) for entry in data)

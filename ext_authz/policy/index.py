@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ext_authz.model import Query, Resource
-from ext_authz.policy.matching import ANYTHING, Entry, Test, resource_value, subject_values
+from ext_authz.policy.matching import ANYTHING, Entry, Trait, resource_value, subject_values
 
 # With this few policies left it is cheaper to test them than to intersect further.
 FEW: Final = 8
@@ -41,7 +41,7 @@ class Term:
 
     __slots__ = ("absent", "exact", "prefixes")
 
-    def __init__(self, filed: Iterable[tuple[int, Test, bool]]) -> None:
+    def __init__(self, filed: Iterable[tuple[int, Trait, bool]]) -> None:
         exact: dict[str, list[int]] = {}
         prefixes: dict[int, dict[str, list[int]]] = {}
         absent: list[int] = []
@@ -79,7 +79,7 @@ class Axis:
 
     def __init__(self, filings: Sequence[Filing]) -> None:
         rarity = _Rarity(filings)
-        filed: dict[str, list[tuple[int, Test, bool]]] = {}
+        filed: dict[str, list[tuple[int, Trait, bool]]] = {}
         wild: list[int] = []
         for number, filing in enumerate(filings):
             for entry in filing.entries if filing.entries is not None else ((),):
@@ -102,7 +102,7 @@ class _Rarity:
             for entry in filing.entries or ():
                 self.written.update((test.attribute, value) for test in entry for value in test.values)
 
-    def of(self, test: Test) -> tuple[float, int]:
+    def of(self, test: Trait) -> tuple[float, int]:
         cost = 0.0
         for value in test.values:
             cost += self.written[test.attribute, value]

@@ -19,7 +19,7 @@ TYPED_NAMES: Final = ("sub:", "key:", *CERTIFICATE_NAMES)
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Trait:
     """One attribute and the alternatives for its value; `*` ends a prefix.
 
     For subjects `attribute` is a subject key, or `claim:` and a dotted path.
@@ -29,7 +29,7 @@ class Test:
     values: tuple[str, ...]
 
 
-Entry = tuple[Test, ...]
+Entry = tuple[Trait, ...]
 """Tests that must all hold; the empty entry is `any: true`."""
 
 

@@ -224,7 +224,9 @@ class Reader:
             names = (first, last) if dash else (first,)
             unknown = [name for name in names if name not in _DAY_OF]
             for name in unknown:
-                self.mistake(item, f"unknown day `{_short(name)}`{did_you_mean(name, _DAY_OF)}")
+                self.mistake(
+                    item, f"unknown day `{_short(name)}`{did_you_mean(name, DAYS) or did_you_mean(name, _DAY_OF)}"
+                )
             if unknown:
                 good = False
                 continue
@@ -289,7 +291,7 @@ def moment_ns(text: str) -> int | None:
 
 @lru_cache(maxsize=1)
 def _zone_names() -> tuple[str, ...]:
-    return tuple(sorted(available_timezones()))
+    return tuple(sorted(available_timezones() - _LOCAL_ZONES))
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | str:

@@ -8,14 +8,14 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, load
+from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load
 from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
 from ext_authz.model import Auth
 from ext_authz.policy.collector import collector_paused
 from ext_authz.policy.condition_reader import Windows, read_conditions, read_group
 from ext_authz.policy.conditions import Approved, Condition
 from ext_authz.policy.document import DEFAULT_TTL, Effect, Mode, Policy, PolicyDocument, dump, undump
-from ext_authz.policy.matching import ANYTHING, CERTIFICATE_NAMES, CLAIM, SUBJECT_KEYS, Entry, Test, typed_name
+from ext_authz.policy.matching import ANYTHING, CERTIFICATE_NAMES, CLAIM, SUBJECT_KEYS, Entry, Trait, typed_name
 from ext_authz.policy.reader import Reader
 from ext_authz.policy.windows import Window
 from ext_authz.template import TemplateError, compile_template
@@ -139,8 +139,7 @@ class _Policies:
         description = node.get("description")
         subjects, approved = self._subjects(node, marks)
         resources = self._resources(node, marks)
-        written = node.get("actions")
-        actions = None if written is None else reader.values(written, "`actions`")
+        actions = self._actions(node, marks)
         conditions: list[Condition] = list(approved)
         if (listed := node.get("conditions")) is not None:
             conditions += [each for each in read_conditions(reader, listed, self.windows) if each not in conditions]
@@ -233,7 +232,7 @@ class _Policies:
 
     def _subject(self, mapping: MappingNode) -> Entry:
         reader = self.reader
-        tests: list[Test] = []
+        tests: list[Trait] = []
         for key, value in mapping:
             if key.text == "any":
                 if reader.only_true(value, "any") and len(mapping) > 1:
@@ -245,11 +244,11 @@ class _Policies:
             elif key.text == "auth":
                 kinds = [kind.value for kind in Auth]
                 texts = [text for text, item in reader.scalars(value, "`auth`") if reader.choice(item, kinds, "`auth`")]
-                tests.append(Test("auth", tuple(texts)))
+                tests.append(Trait("auth", tuple(texts)))
             else:
                 values = reader.values(value, f"`{key.text}`")
                 if values is not None:
-                    tests.append(Test(key.text, self._names(key.text, values, value)))
+                    tests.append(Trait(key.text, self._names(key.text, values, value)))
         return tuple(tests)
 
     def _names(self, key: str, values: tuple[str, ...], node: Node) -> tuple[str, ...]:
@@ -270,13 +269,13 @@ class _Policies:
                     self.reader.mistake(node, f"`{value}` is nobody's id: {hint}")
         return tuple(typed_name(value) for value in values)
 
-    def _claims(self, node: Node) -> list[Test]:
-        tests: list[Test] = []
+    def _claims(self, node: Node) -> list[Trait]:
+        tests: list[Trait] = []
         mapping = self.reader.mapping(node, "`claim`")
         for path, value in mapping or ():
             values = self.reader.values(value, f"claim `{path.text}`")
             if values is not None and self.reader.text(path, "the name of a claim") is not None:
-                tests.append(Test(CLAIM + path.text, values))
+                tests.append(Trait(CLAIM + path.text, values))
         return tests
 
     def _resources(self, node: MappingNode, marks: dict[str, Mark]) -> tuple[Entry, ...] | None:
@@ -288,14 +287,20 @@ class _Policies:
             mapping = self.reader.mapping(item, "a resource")
             if mapping is None:
                 continue
-            tests: list[Test] = []
+            tests: list[Trait] = []
             for key, value in mapping:
                 values = self.reader.values(value, f"`{key.text}`")
                 if values is not None and self.reader.text(key, "an attribute") is not None:
-                    tests.append(Test(key.text, values))
+                    tests.append(Trait(key.text, values))
             marks[f"resources.{len(entries)}"] = item.mark
             entries.append(tuple(tests))
         return tuple(entries)
+
+    def _actions(self, node: MappingNode, marks: dict[str, Mark]) -> tuple[str, ...] | None:
+        written = node.get("actions")
+        if isinstance(written, Sequence):
+            marks.update((f"actions.{item.text}", item.mark) for item in written if isinstance(item, Scalar))
+        return None if written is None else self.reader.values(written, "`actions`")
 
     def _approvals(self, node: MappingNode, marks: Mapping[str, Mark], conditions: list[Condition]) -> int:
         written = node.get("approvals")

@@ -1,0 +1,270 @@
+"""The trace and the counterfactuals."""
+
+from dataclasses import replace
+
+import policy_strategies as made
+import pytest
+from hypothesis import given
+from policy_support import ask, compiled, ns, subject
+
+from ext_authz.model import Auth, Reason, Risk
+from ext_authz.policy.explain import MAX_REMEDIES, explain
+
+ANY = 'resources: [{type: "*"}], actions: ["*"]'
+EVERYBODY = f"subjects: [{{any: true}}], {ANY}"
+
+
+def trace(text, query):
+    return [
+        (each.policy_id, each.matched, each.failed_at, each.detail) for each in explain(compiled(text), query).trace
+    ]
+
+
+def remedies(text, query):
+    return list(explain(compiled(text), query).would_allow_if)
+
+
+def one(more, *, lists=EVERYBODY):
+    return f"policies: [{{id: p, {lists}{', ' if more else ''}{more}}}]"
+
+
+def conditions(listed):
+    return one(f"conditions: [{listed}]")
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "failed_at", "detail"),
+    [
+        (
+            one("", lists=f"subjects: [{{role: ds, org: acme}}, {{group: red}}], {ANY}"),
+            ask(subject(roles=["b", "a"])),
+            "subjects",
+            "sub:alice (roles: a, b) is not role ds with org acme or group red",
+        ),
+        (
+            one("", lists=f"subjects: [{{any: true}}], {ANY}"),
+            ask(subject("anonymous:", Auth.ANONYMOUS)),
+            "subjects",
+            "an anonymous caller matches only an entry that says `auth: anonymous`",
+        ),
+        (
+            one(
+                "",
+                lists='subjects: [{any: true}], resources: [{type: dataset, a: b}, {type: model, stage: [x, "y*"], tier: 1}], actions: ["*"]',
+            ),
+            ask(attributes={"stage": "z", "tier": 1}),
+            "resources",
+            "model/fraud: `stage` is `z`, not `x` or `y*`",
+        ),
+        (
+            one("", lists='subjects: [{any: true}], resources: [{type: model, stage: x}], actions: ["*"]'),
+            ask(),
+            "resources",
+            "model/fraud: `stage` is unknown",
+        ),
+        (
+            one("", lists='subjects: [{any: true}], resources: [{type: model}], actions: [read_data, "list_*"]'),
+            ask(),
+            "actions",
+            "`infer` is not `read_data` or `list_*`",
+        ),
+        (one("not_before: 2027-01-01T00:00:00Z"), ask(), "not_before", "not in force before 2027-01-01T00:00:00Z"),
+        (one("not_after: 2026-01-01T00:00:00Z"), ask(), "not_after", "not in force since 2026-01-01T00:00:00Z"),
+        (
+            conditions("{ip_range: [10.0.0.0/8, 192.0.2.0/24]}, {mfa_required: true}"),
+            ask(ip="8.8.8.8"),
+            "ip_range",
+            "8.8.8.8 is not in 10.0.0.0/8 or 192.0.2.0/24; sub:alice did not sign in with MFA",
+        ),
+        (conditions("{ip_range: 10.0.0.0/8}"), ask(ip=None), "ip_range", "the caller's address is unknown"),
+        (
+            conditions("{time_window: business_hours}"),
+            ask(at="2026-11-22T12:00:00+00:00"),
+            "time_window",
+            "`business_hours` (mon-fri 09:00-17:00 UTC) is closed at Sun 2026-11-22 12:00 UTC",
+        ),
+        (
+            conditions('{time_window: {days: [mon, wed, thu], from: "22:00", to: "24:00", timezone: Europe/Berlin}}'),
+            ask(),
+            "time_window",
+            "the window mon,wed-thu 22:00-24:00 Europe/Berlin is closed at Mon 2026-11-23 13:00 Europe/Berlin",
+        ),
+        (
+            conditions("{time_window: business_hours}"),
+            ask(at=10**30),
+            "time_window",
+            "the time is outside the calendar, so `business_hours` (mon-fri 09:00-17:00 UTC) cannot be evaluated",
+        ),
+        (conditions("{approval: sec}"), ask(), "approval", "approvals by `sec` for sub:alice: none"),
+        (
+            one("conditions: [{approval: sec}], approvals: 2"),
+            ask(approvals=["sec"]),
+            "approval",
+            "approvals by `sec` for sub:alice: 1 of 2",
+        ),
+        (
+            conditions("{approval: sec}"),
+            ask(approvals=None),
+            "approval",
+            "the state is too old to say what was approved",
+        ),
+        (
+            conditions("{max_token_age: 15m}"),
+            ask(subject(issued_at=ns("2026-11-23T11:00:00+00:00") // 10**9)),
+            "max_token_age",
+            "the token is 3600 s old, more than 15m",
+        ),
+        (
+            conditions("{max_token_age: 15m}"),
+            ask(),
+            "max_token_age",
+            "sub:alice came without a token that says when it was issued",
+        ),
+        (conditions("{max_risk: low}"), ask(risk=Risk.HIGH), "max_risk", "the risk is high, at most low is asked for"),
+        (
+            conditions("{max_risk: low}"),
+            ask(risk=None),
+            "max_risk",
+            "the state is too old to say how risky the subject is",
+        ),
+        (
+            conditions("{max: {a: 1, b: 2, c: 3}}"),
+            ask(given={"a": 5, "c": 3}),
+            "max",
+            "`a` is 5, at most 1 is allowed; `b` of the request is unknown",
+        ),
+    ],
+)
+def test_the_trace_says_what_failed(text, query, failed_at, detail):
+    assert trace(text, query) == [("p", False, failed_at, detail)]
+
+
+def test_the_trace_of_a_match():
+    text = (
+        f"policies: [{{id: a, {EVERYBODY}}}, {{id: d, effect: deny, resources: [{{type: model, stage: x, id: fraud}}, {{tier: 1}}]}}, "
+        "{id: n, effect: deny, conditions: [{ip_range: 10.0.0.0/8}]}, {id: s, effect: deny, mode: shadow}, "
+        '{id: k, effect: deny, resources: [{stage: y}, {type: model, id: "f*"}]}]'
+    )
+    assert trace(text, ask(ip=None)) == [
+        ("a", True, None, "allow"),
+        ("d", True, None, "deny, because it cannot be ruled out: `stage` of model/fraud is unknown"),
+        ("n", True, None, "deny, because it cannot be ruled out: the caller's address is unknown"),
+        ("s", True, None, "would deny (shadow)"),
+        ("k", True, None, "deny"),
+    ]
+    (any_id,) = trace("policies: [{id: d, effect: deny, resources: [{id: secret}]}]", ask(name="*"))
+    assert any_id == ("d", True, None, "deny, because it cannot be ruled out: `id` of model/* is unknown")
+
+
+def test_an_entry_of_the_trace_is_what_the_contract_shows():
+    (entry,) = explain(compiled(one("")), ask()).trace
+    assert entry.as_json() == {"policy_id": "p", "matched": True, "failed_at": None, "detail": "allow"}
+
+
+@pytest.mark.parametrize(
+    ("text", "query", "expected"),
+    [
+        (conditions("{mfa_required: true}"), ask(), "with MFA"),
+        (conditions("{ip_range: 10.0.0.0/8}"), ask(ip="8.8.8.8"), "from 10.0.0.0/8"),
+        (conditions("{approval: security_team}"), ask(), "with an approval by security_team"),
+        (one("conditions: [{approval: sec}], approvals: 2"), ask(approvals=["sec"]), "with 2 approvals by sec"),
+        (
+            conditions('{time_window: {from: "09:00", to: "17:00", timezone: Europe/Berlin}}'),
+            ask(at="2026-11-23T07:00:00+00:00"),
+            "after 09:00 Europe/Berlin",
+        ),
+        (
+            conditions('{time_window: {days: [mon-fri], from: "09:00", to: "17:00", timezone: Europe/Berlin}}'),
+            ask(at="2026-11-27T18:00:00+00:00"),
+            "after Mon 2026-11-30 09:00 Europe/Berlin",
+        ),
+        (conditions("{max_token_age: 15m}"), ask(), "with a token no older than 15m"),
+        (conditions("{max_risk: low}"), ask(risk=None), "with risk low"),
+        (conditions("{max_risk: medium}"), ask(risk=Risk.HIGH), "with risk medium or lower"),
+        (conditions("{max: {n: 8.5, m: -0.5}}"), ask(), "with `n` at most 8.5 and `m` at most -0.5"),
+        (one("not_before: 2027-01-01T00:00:00Z"), ask(), "after 2027-01-01T00:00:00Z"),
+        (one("", lists=f"subjects: [{{role: mlops_engineer}}], {ANY}"), ask(), "with role mlops_engineer"),
+        (one("", lists=f'subjects: [{{role: "ml-*"}}], {ANY}'), ask(), "with role ml-*"),
+        (one("", lists=f"subjects: [{{group: [a, b]}}], {ANY}"), ask(), "in group a or b"),
+        (one("", lists=f"subjects: [{{scope: s}}], {ANY}"), ask(), "with scope s"),
+        (one("", lists=f"subjects: [{{id: bob}}], {ANY}"), ask(), "as sub:bob"),
+        (one("", lists=f"subjects: [{{org: acme}}], {ANY}"), ask(), "of org acme"),
+        (one("", lists=f"subjects: [{{auth: mtls}}], {ANY}"), ask(), "signed in by mtls"),
+        (one("", lists=f"subjects: [{{issuer: i}}], {ANY}"), ask(), "with a token of i"),
+        (one("", lists=f"subjects: [{{workload: dns:a}}], {ANY}"), ask(), "through workload dns:a"),
+        (one("", lists=f"subjects: [{{claim: {{a.b: x}}}}], {ANY}"), ask(), "with claim a.b=x"),
+        (one(""), ask(subject("anonymous:", Auth.ANONYMOUS)), "with a credential"),
+        (
+            "policies: [{id: freeze, effect: deny}, {id: p, " + EVERYBODY + "}]",
+            ask(),
+            "without the deny policy freeze",
+        ),
+    ],
+)
+def test_what_would_have_to_change(text, query, expected):
+    assert remedies(text, query) == [expected]
+
+
+def test_several_changes_are_one_sentence_and_fewer_changes_come_first():
+    text = (
+        f"policies: [{{id: far, subjects: [{{role: a}}, {{role: b}}], {ANY}, conditions: [{{mfa_required: true}}]}}, "
+        f"{{id: near, {EVERYBODY}, conditions: [{{ip_range: 192.0.2.0/24}}]}}]"
+    )
+    assert remedies(text, ask()) == ["from 192.0.2.0/24", "with role a and with MFA", "with role b and with MFA"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        one("not_after: 2026-01-01T00:00:00Z"),
+        conditions("{ip_range: 10.0.0.0/8}, {ip_range: 11.0.0.0/8}"),
+        one("mode: shadow"),
+        one("", lists='subjects: [{any: true}], resources: [{type: dataset}], actions: ["*"]'),
+        one("", lists='subjects: [{any: true}], resources: [{type: "*"}], actions: [admin]'),
+        one(""),
+    ],
+)
+def test_nothing_is_promised_that_would_not_help_or_is_not_needed(text):
+    assert remedies(text, ask()) == []
+
+
+def test_a_window_outside_the_calendar_has_no_remedy():
+    assert remedies(conditions("{time_window: business_hours}"), ask(at=10**30)) == []
+
+
+def test_under_strict_time_both_clocks_are_moved():
+    text = conditions("{time_window: business_hours}")
+    late = ns("2026-11-23T18:00:00+00:00")
+    explained = explain(compiled(text, strict_time=True), ask(at=late))
+    assert explained.would_allow_if == ("after Tue 2026-11-24 09:00 UTC",)
+    apart = explain(compiled(text, strict_time=True), ask(now=late))
+    assert (
+        apart.trace[0].detail
+        == "`business_hours` (mon-fri 09:00-17:00 UTC) is open by one clock and closed by the other"
+    )
+
+
+def test_there_are_never_more_than_a_few_suggestions():
+    text = f"policies: [{{id: p, subjects: [{', '.join(f'{{role: r{n}}}' for n in range(30))}], {ANY}}}]"
+    assert len(remedies(text, ask())) == MAX_REMEDIES
+
+
+@given(made.policies, made.query)
+def test_the_trace_and_the_decision_agree(policies, query):
+    compiled_set = made.compiled(policies)
+    explained = explain(compiled_set, query)
+    matched = {each.policy_id for each in explained.trace if each.matched}
+    shadow = {match.policy_id for match in explained.verdict.shadow}
+    assert [each.policy_id for each in explained.trace] == [each["id"] for each in policies]
+    assert set(explained.verdict.policies) | shadow <= matched
+    if explained.verdict.reason is not Reason.DENIED_BY_POLICY:
+        assert matched == set(explained.verdict.policies) | shadow
+    assert all((each.failed_at is None) == each.matched and each.detail for each in explained.trace)
+    if explained.verdict.reason is Reason.ALLOWED:
+        assert explained.would_allow_if == ()
+
+
+def test_an_unreachable_attribute_does_not_change_the_question():
+    query = ask()
+    explain(compiled(conditions("{mfa_required: true}")), query)
+    assert query == replace(query)
