@@ -14,6 +14,7 @@ from urllib.parse import unquote_to_bytes
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from ext_authz.authn import spiffe
@@ -94,10 +95,14 @@ def parse_pem(encoded: str) -> x509.Certificate:
         raise CertificateError("the certificate is not URL-encoded PEM")
     try:
         found = x509.load_pem_x509_certificates(unquote_to_bytes(encoded))
+        # Unused bits of the signature's bit string would be a second spelling, with a fingerprint of its own.
+        exact = all(each.public_bytes(Encoding.DER).endswith(b"\0" + each.signature) for each in found)
     except UNREADABLE:
         raise CertificateError("the certificate is not PEM") from None
     if len(found) != 1:
         raise CertificateError("more than one certificate where one is expected")
+    if not exact:
+        raise CertificateError("the certificate's signature is not canonical DER")
     return found[0]
 
 

@@ -195,3 +195,15 @@ def test_an_expired_leaf_is_told_from_an_untrusted_one() -> None:
     found = answer(TrustStore(root().pem), leaf)
     assert isinstance(found, Refusal)
     assert found.detail == "the certificate has expired"
+
+
+def test_a_second_spelling_of_a_certificate_is_refused() -> None:
+    """One that differs only in the unused bits of its signature would have a fingerprint that nobody revoked."""
+    leaf = next(each for each in iter(root().spiffe, None) if each.certificate.signature[-1] & 1 == 0)
+    der = bytearray(leaf.certificate.public_bytes(made.serialization.Encoding.DER))
+    der[-len(leaf.certificate.signature) - 1] = 1
+    bent = x509.load_der_x509_certificate(bytes(der))
+    assert bent.signature == leaf.certificate.signature
+    found = answer(TrustStore(root().pem), made.Leaf(bent, None))
+    assert isinstance(found, Refusal)
+    assert "canonical DER" in found.detail
