@@ -209,9 +209,7 @@ class _Builder:
         if isinstance(event, yaml.AliasEvent):
             known = self.anchors.get(event.anchor)
             if known is None:
-                raise yaml.MarkedYAMLError(
-                    problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark
-                )
+                raise yaml.MarkedYAMLError(problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark)
             self._spend(event, known[1], depth)
             return known[0]
         if event.tag is not None and event.tag != "!":

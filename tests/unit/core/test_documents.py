@@ -45,7 +45,10 @@ def test_every_duplicate_key_is_reported_at_its_place():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("a: !!python/object:os.system x", "f.yaml:1:4: tags are not supported: `tag:yaml.org,2002:python/object:os.system`"),
+        (
+            "a: !!python/object:os.system x",
+            "f.yaml:1:4: tags are not supported: `tag:yaml.org,2002:python/object:os.system`",
+        ),
         ("a: &x {b: 1}\nc: {<<: *x}", "f.yaml:2:5: merge keys are not supported"),
         ("a: [1", "f.yaml:2:1: did not find expected ',' or ']'"),
         ("a: 1\n---\nb: 2", "f.yaml:3:1: a second document; a file holds one"),

@@ -4,7 +4,13 @@ from ext_authz.headers import DEFAULT_HEADERS, HeaderPlan, header_name_problem, 
 from ext_authz.model import Access, Auth, Body, Identity, RequestFacts, Resource
 from ext_authz.template import TemplateError, compile_template
 
-ALICE = Identity(id="sub:alice", name="alice", auth=Auth.JWT, roles=frozenset({"b", "a"}), claims={"team": {"name": "x"}, "n": [1, "y"]})
+ALICE = Identity(
+    id="sub:alice",
+    name="alice",
+    auth=Auth.JWT,
+    roles=frozenset({"b", "a"}),
+    claims={"team": {"name": "x"}, "n": [1, "y"]},
+)
 ACCESS = Access(Resource("model", "fraud", attributes={"stage": "production"}), "infer")
 
 
@@ -80,11 +86,32 @@ def test_headers_beyond_their_total_bound_are_an_error_and_never_cut():
         allow(plan(), policy_headers=tuple((f"x-{n}", long) for n in range(5)))
 
 
-@pytest.mark.parametrize("name", ["", ":path", "host", "X-Up", "a b", "x\r\ny", "content-length", "te", "x-envoy-auth-x", "x-forwarded-for", "x-forwarded-client-cert", "x-authz-ttl", "grpc-status", "é", "a" * 200])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        ":path",
+        "host",
+        "X-Up",
+        "a b",
+        "x\r\ny",
+        "content-length",
+        "te",
+        "x-envoy-auth-x",
+        "x-forwarded-for",
+        "x-forwarded-client-cert",
+        "x-authz-ttl",
+        "grpc-status",
+        "é",
+        "a" * 200,
+    ],
+)
 def test_names_of_http_envoy_and_this_sidecar_cannot_be_injected(name):
     assert header_name_problem(name)
 
 
-@pytest.mark.parametrize("name", ["subject.secret", "subject.claims.", "policy.text", "env.HOME", "resource.a.b", "resource.", "subject"])
+@pytest.mark.parametrize(
+    "name", ["subject.secret", "subject.claims.", "policy.text", "env.HOME", "resource.a.b", "resource.", "subject"]
+)
 def test_templates_know_only_what_the_docs_name(name):
     assert not known_variable(name)
