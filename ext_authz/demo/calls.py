@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from ext_authz.demo.clients import LAKE_HOST, MODELS_HOST, Answer, Clients, inference
+from ext_authz.demo.clients import LAKE_HOST, MODELS_HOST, TLS_REFUSED, Answer, Clients, inference
 from ext_authz.demo.files import BALANCER, Files, Issuer
 
 INSIDE: Final = "10.1.2.3"
@@ -201,7 +201,7 @@ CALLS: Final[tuple[Call, ...]] = (
         NOBODY,
         "connect without a certificate",
         lambda w: _score(w, {}, caller=""),
-        "TLS refused",
+        TLS_REFUSED,
         ENVOY,
         checked=False,
     ),

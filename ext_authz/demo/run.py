@@ -19,7 +19,7 @@ from rich.console import Console
 
 from ext_authz.demo import calls, envoy, files, model_server, report
 from ext_authz.demo.calls import CALLS, ENVOY, Call, CommandFailedError, World
-from ext_authz.demo.clients import Clients
+from ext_authz.demo.clients import TLS_REFUSED, Clients
 from ext_authz.demo.files import DirectoryError, Files
 from ext_authz.demo.processes import Child, Processes, StartError, free_ports
 from ext_authz.demo.report import Row
@@ -119,11 +119,11 @@ def _call(up: Running, call: Call) -> Row:
     """Make one call; reason and policy are what Envoy logged of the sidecar's answer."""
     if call.before is not None:
         call.before(up.world)
-    up.proxy.entries(0, 0)
     answer = call.make(up.world)
     if answer.reason:
         return report.judge(call, answer, answer.reason, answer.policy)
-    entries = up.proxy.entries(1, _LOG_SECONDS) if call.reason != ENVOY else up.proxy.entries(0, 0)
+    # Every HTTP request is one line of the log, a refused handshake none.
+    entries = up.proxy.entries(0 if answer.label == TLS_REFUSED else 1, _LOG_SECONDS)
     said = entries[-1].get("authz") if entries else None
     if not said:
         return report.judge(call, answer, ENVOY, "")

@@ -26,6 +26,7 @@ DATASETS: Final = {
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # head and body in one segment
     server_version = "lake"
     sys_version = ""
 

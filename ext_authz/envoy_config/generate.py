@@ -207,7 +207,7 @@ def _http_filters(settings: EnvoySettings) -> str:
                 retry_host_predicate:
                 - name: envoy.retry_host_predicates.previous_hosts
                   typed_config: {{ "@type": {_TYPE}.retry.host.previous_hosts.v3.PreviousHostsPredicate }}
-                host_selection_retry_max_attempts: 3
+                host_selection_retry_max_attempts: 16
             failure_mode_allow: false  # an outage denies (CVE-2023-27488, CVE-2024-23324)
             status_on_error: {{ code: ServiceUnavailable }}  # the default 403 hides outages
             validate_mutations: true  # a bad header from the sidecar is a 500, never on the wire
