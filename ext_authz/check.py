@@ -141,7 +141,7 @@ def _decide(draft: _Draft, identity: Identity, target: Target, context: Context)
     ttl = _ttl(identity, [each for _, each in verdicts], draft.now_ns)
     try:
         headers, remove = draft.snapshot.headers.allow(
-            draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl
+            draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl, draft.now_ns
         )
     except TemplateError as error:
         return draft.refused(Refusal(Reason.INTERNAL_ERROR, str(error)), identity)

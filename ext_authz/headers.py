@@ -6,13 +6,13 @@ after it sets). Non-goal: protobuf (response.py).
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
 from ext_authz.model import Access, Auth, Identity, RequestFacts
-from ext_authz.template import Template, TemplateError, Value
+from ext_authz.template import MAX_RENDERED_BYTES, Template, TemplateError, Value
 
 DECISION_ID: Final = "x-authz-decision-id"
 TTL: Final = "x-authz-ttl"
@@ -84,6 +84,18 @@ def header_name_problem(name: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True)
+class Assertion:
+    """A signed statement to the upstream about a verified caller, in the header `name`.
+
+    `sign(identity, audience, now_ns)` returns it; `now_ns` is Unix nanoseconds.
+    """
+
+    name: str
+    audience: Template
+    sign: Callable[[Identity, str, int], str]
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderPlan:
     """Compiled at load: what may be injected, what is always stripped.
 
@@ -100,6 +112,7 @@ class HeaderPlan:
     bearers: frozenset[str] = frozenset()
     forward_credentials: bool = False
     revision: str = ""
+    assertion: Assertion | None = None
 
     def allow(
         self,
@@ -110,8 +123,9 @@ class HeaderPlan:
         policy_headers: Sequence[tuple[str, Template]],
         decision_id: str,
         ttl: int,
+        now_ns: int = 0,
     ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
-        """Return (headers to set, names to remove) of an allow.
+        """Return (headers to set, names to remove) of an allow; `now_ns` (Unix nanoseconds) dates an assertion.
 
         Raises TemplateError when a value, their number or their total size is over its bound.
         """
@@ -122,6 +136,12 @@ class HeaderPlan:
         for name, template in policy_headers:
             rendered[name] = template.render(lookup)
         rendered = {name: value for name, value in rendered.items() if value.strip()}
+        # There is nobody to assert anything of where nobody was verified.
+        if self.assertion is not None and identity.auth is not Auth.ANONYMOUS:
+            audience = self.assertion.audience.render(lookup)
+            rendered[self.assertion.name] = self.assertion.sign(identity, audience, now_ns)
+            if len(rendered[self.assertion.name]) > MAX_RENDERED_BYTES:
+                raise TemplateError("the assertion is over its bound")
         rendered[DECISION_ID] = decision_id
         rendered[TTL] = str(ttl)
         if len(rendered) > MAX_HEADERS or sum(map(len, rendered.values())) > MAX_TOTAL_BYTES:

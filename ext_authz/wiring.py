@@ -13,6 +13,7 @@ from ext_authz import config
 from ext_authz.authn import Chain
 from ext_authz.authn.api_key import ApiKeyAuthenticator
 from ext_authz.authn.api_key_file import read_keys
+from ext_authz.authn.assertion import AssertionSigner, conflicts
 from ext_authz.authn.jwks import KeySet, KeySetError, from_jwks, from_secret
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
 from ext_authz.authn.mtls import MtlsAuthenticator
@@ -31,7 +32,7 @@ from ext_authz.check import Snapshot
 from ext_authz.config import Inputs
 from ext_authz.config.listener_tls import listener_tls_mistakes
 from ext_authz.documents import Diagnostic, DocumentError, Path, mark_at
-from ext_authz.headers import HeaderPlan, known_variable
+from ext_authz.headers import Assertion, HeaderPlan, known_variable
 from ext_authz.mappers.catalog import Catalog
 from ext_authz.mappers.routes import RouteTable, load_resources
 from ext_authz.policy.compiler import compile_policies
@@ -77,12 +78,13 @@ def attempt(draft: config.Draft) -> tuple[Snapshot | None, tuple[Diagnostic, ...
 
 
 def published_keys(inputs: Inputs) -> bytes:
-    """Return the JWK set (RFC 7517) of the keys that tokens minted here are signed with. Raises DocumentError."""
+    """Return the JWK set (RFC 7517) that verifies tokens minted and assertions made here. Raises DocumentError."""
     builder = _Builder(inputs)
-    own = builder.own_tokens()
+    own, assertion = builder.own_tokens(), builder.assertion_key()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
-    return public_jwks([] if own is None else [own.keys])
+    sets = [own.keys] if own is not None else []
+    return public_jwks(sets if assertion is None else [*sets, verification_keys(assertion)])
 
 
 def signing_key(inputs: Inputs) -> SigningKey:
@@ -246,6 +248,7 @@ class _Builder:
 
     def _headers(self, chain: Chain, policies: PolicySet) -> HeaderPlan:
         response = self.settings.response
+        assertion = self._assertion(chain)
         templates: list[tuple[str, Template]] = []
         for name, source in response.headers.items():
             try:
@@ -254,10 +257,36 @@ class _Builder:
                 self._mistake(("response", "headers", name), str(error))
         return HeaderPlan(
             templates=tuple(templates),
-            injectable=frozenset(response.headers) | policies.injectable,
+            injectable=frozenset(response.headers) | policies.injectable | ({assertion.name} if assertion else set()),
             remove=frozenset(response.remove),
             credentials=chain.credential_headers,
             bearers=chain.bearer_headers,
             forward_credentials=response.forward_credentials,
             revision=self.inputs.revision,
+            assertion=assertion,
         )
+
+    def assertion_key(self) -> SigningKey | None:
+        """Return the key that assertions for upstreams are signed with."""
+        settings = self.settings.response.assertion
+        if settings is None:
+            return None
+        return self._open(("response", "assertion", "private_key"), settings.private_key, load_signing_key)
+
+    def _assertion(self, chain: Chain) -> Assertion | None:
+        """Return the signer of assertions, which must be useless as credentials here (CONTRACT section 7)."""
+        settings, key = self.settings.response.assertion, self.assertion_key()
+        if settings is None or key is None:
+            return None
+        issuers = {} if chain.jwt is None else chain.jwt.issuers
+        prints = [each.thumbprint for issuer in issuers.values() for each in issuer.keys.keys]
+        for each in conflicts(key, settings.issuer, set(issuers), prints):
+            place = "issuer" if each.startswith("`") else "private_key"
+            self._mistake(("response", "assertion", place), each)
+        try:
+            audience = compile_template(settings.audience, known_variable)
+        except TemplateError as error:
+            self._mistake(("response", "assertion", "audience"), str(error))
+            return None
+        signer = AssertionSigner(key, settings.issuer, settings.lifetime)
+        return Assertion(settings.header, audience, signer.sign)

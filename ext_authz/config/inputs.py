@@ -292,6 +292,8 @@ def referenced(settings: Settings) -> Iterator[tuple[Path, FilePath]]:
                 yield ("identity", "jwt", index, name), path
     if identity.api_keys is not None:
         yield ("identity", "api_keys", "file"), identity.api_keys.file
+    if settings.response.assertion is not None:
+        yield ("response", "assertion", "private_key"), settings.response.assertion.private_key
     if settings.tokens is not None:
         yield ("tokens", "private_key"), settings.tokens.private_key
         for index, path in enumerate(settings.tokens.previous):

@@ -89,9 +89,21 @@ def _headers_can_be_set(settings: Settings, node: Node) -> Broken:
             compile_template(template, known_variable)
         except TemplateError as error:
             yield mark_at(node, ("response", "headers", name)), str(error)
+    assertion = settings.response.assertion
+    if assertion is not None:
+        place: Path = ("response", "assertion")
+        problem = header_name_problem(assertion.header)
+        if problem:
+            yield mark_at(node, (*place, "header")), problem
+        if assertion.header in headers:
+            yield mark_at(node, (*place, "header")), f"`{assertion.header}` is set by `headers` too"
+        try:
+            compile_template(assertion.audience, known_variable)
+        except TemplateError as error:
+            yield mark_at(node, (*place, "audience")), str(error)
     for index, name in enumerate(settings.response.remove):
         mark = mark_at(node, ("response", "remove", index))
-        if name in headers:
+        if name in headers or (assertion is not None and name == assertion.header):
             yield mark, f"`{name}` is also set; Envoy removes after it sets"
         elif problem := header_name_problem(name):
             yield mark, problem.replace("cannot be set", "cannot be removed")

@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
 
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.authn.api_key import ApiKeysSettings
+from ext_authz.authn.assertion import AssertionSettings
 from ext_authz.authn.jwt import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings
@@ -223,7 +224,7 @@ class ResponseHeadersSettings(Section):
     """Further request headers stripped before the upstream."""
     forward_credentials: Flag = False
     """Pass the bearer token on; an API key never is."""
-    assertion: Unavailable = None
+    assertion: AssertionSettings | None = None
     """A signed statement for the upstream about who called."""
 
 

@@ -23,6 +23,8 @@ from ext_authz.tools.cases import (
     EXPECT_KEYS,
     REQUEST_CONTEXT_KEYS,
     SUBJECT_KEYS,
+    DEFAULT_AT_NS,
+    FILE_KEYS,
     Case,
     CaseState,
     Expectation,
@@ -60,8 +62,8 @@ def _file(reader: Reader, node: Node) -> list[Case]:
     if mapping is None:
         return []
     for key, _ in mapping:
-        if key.text != "tests":
-            reader.unknown_key(key, ("tests",), "key")
+        if key.text not in FILE_KEYS:
+            reader.unknown_key(key, FILE_KEYS, "key")
     listed = mapping.get("tests")
     if listed is None:
         reader.mistake(mapping, "`tests` is required")
@@ -70,15 +72,17 @@ def _file(reader: Reader, node: Node) -> list[Case]:
     if tests is None:
         return []
     names: dict[str, Mark] = {}
-    found = [_Case(reader, names).read(each) for each in tests]
+    written = mapping.get("at")
+    at_ns = DEFAULT_AT_NS if written is None else reader.moment_ns(written, "`at`")
+    found = [_Case(reader, names, at_ns or 0).read(each) for each in tests]
     return [case for case in found if case is not None]
 
 
 class _Case:
     """Reads one case; mistakes go to the reader."""
 
-    def __init__(self, reader: Reader, names: dict[str, Mark]) -> None:
-        self.reader, self.names = reader, names
+    def __init__(self, reader: Reader, names: dict[str, Mark], at_ns: int) -> None:
+        self.reader, self.names, self.at_ns = reader, names, at_ns
 
     def read(self, node: Node) -> Case | None:
         reader = self.reader
@@ -92,7 +96,8 @@ class _Case:
             if name in self.names:
                 reader.mistake(mapping.key_mark("name"), f"another test of this file is called `{name}`")
             self.names[name] = mapping.mark
-        at_ns = self._required(mapping, "at", lambda each: reader.moment_ns(each, "`at`"))
+        at = mapping.get("at")
+        at_ns = self.at_ns if at is None else reader.moment_ns(at, "`at`")
         whole = mapping.get("request") is not None
         expect = self._required(mapping, "expect", lambda each: self._expect(each, whole=whole))
         clock = at_ns or 0

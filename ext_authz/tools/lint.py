@@ -49,7 +49,11 @@ def examine(path: FilePath, environ: Mapping[str, str], now_ns: int | None = Non
     found += _secrets(inputs)
     policies, routes = len(snapshot.policies.policies), len(snapshot.routes.entries)
     known = len(snapshot.routes.catalog.entries)
-    counts = ((policies, "policy", "policies"), (routes, "route", "routes"), (known, "catalog entry", "catalog entries"))
+    counts = (
+        (policies, "policy", "policies"),
+        (routes, "route", "routes"),
+        (known, "catalog entry", "catalog entries"),
+    )
     summary = ", ".join(f"{count} {one if count == 1 else many}" for count, one, many in counts)
     return Findings(_sorted(found), draft.texts, f"{summary}, revision {inputs.revision}")
 

@@ -231,9 +231,10 @@ def cases_schema() -> Schema:
     context: Schema = dict.fromkeys(cases.CONTEXT_KEYS, _SCALAR)
     context["risk"] = {"enum": [*(each.value for each in Risk), "unknown"]}
     context["approvals"] = {"anyOf": [{"const": "unknown"}, {"type": "array", "items": {"anyOf": [_SCALAR, approval]}}]}
+    at: Schema = {"description": "Every clock of the case.", **_MOMENT}
     case: Schema = {
         "name": _SCALAR,
-        "at": {"description": "Every clock of the case.", **_MOMENT},
+        "at": at,
         "subject": _record(subject, []),
         "resource": {"type": "object", "required": ["type"], "additionalProperties": _SCALAR},
         "action": _SCALAR,
@@ -245,7 +246,7 @@ def cases_schema() -> Schema:
     return {
         "$schema": DRAFT,
         "title": "ext-authz policy tests",
-        **_record({"tests": _list(_record(case, ["name", "at", "expect"]), "Cases.")}, ["tests"]),
+        **_record({"at": at, "tests": _list(_record(case, ["name", "expect"]), "Cases.")}, ["tests"]),
     }
 
 

@@ -1,6 +1,6 @@
 """Inputs: every file read once, equal in every process."""
 
-import os
+from pathlib import Path
 
 import pytest
 from projects import MINIMAL, POLICY, project
@@ -47,9 +47,9 @@ def test_inputs_survive_the_way_to_another_process(tmp_path, monkeypatch):
 
 def test_policies_and_resources_come_in_path_order_without_tests(tmp_path):
     inputs = rich(tmp_path)
-    assert [os.path.basename(each) for each in inputs.policy_files] == ["a.yaml", "z.yaml"]
+    assert [Path(each).name for each in inputs.policy_files] == ["a.yaml", "z.yaml"]
     assert [each["id"] for each in inputs.policies["policies"]] == ["a", "z"]
-    assert [os.path.basename(each) for each in inputs.resource_files] == ["a.yaml", "b.yaml"]
+    assert [Path(each).name for each in inputs.resource_files] == ["a.yaml", "b.yaml"]
 
 
 def test_a_policy_file_that_two_globs_match_is_read_once(tmp_path):
