@@ -134,13 +134,18 @@ def write(outcome: Outcome, *, report_errors: bool = False) -> bytes:
         return _denial(outcome, reason, report_errors=report_errors)
     if decision.reason not in _ALLOWS:
         raise UnsendableError(f"an allow with the reason `{decision.reason}`")
-    names = {name for name, _ in decision.headers}
-    if len(names) != len(decision.headers) or len(names) > MAX_HEADERS:
-        raise UnsendableError("a header is set twice, or too many are set")
-    ok = b"".join([_ok_header(name, value) for name, value in decision.headers])
+    headers = decision.headers
+    ok = b"".join(
+        [
+            _known_ok_header(name, value)
+            if len(value) <= _CACHED_BYTES and name != DECISION_ID
+            else _ok_header(name, value)
+            for name, value in headers
+        ]
+    )
     if len(ok) > MAX_TOTAL:
         raise UnsendableError("the headers to set are too large")
-    ok += _removals(decision.remove_headers, frozenset(names))
+    ok += _removals(decision.remove_headers, tuple([name for name, _ in headers]))
     return _ALLOW + _field(_OK, ok) + _metadata(outcome, "allow", decision.reason)
 
 
@@ -149,20 +154,22 @@ _ALLOW: Final = _field(_STATUS, b"")
 
 def _ok_header(name: str, value: str) -> bytes:
     """Return one OkHttpResponse.headers element. Raises UnsendableError."""
-    if len(value) <= _CACHED_BYTES and name != DECISION_ID:
-        return _cached_header(name, value)
-    return _checked_header(name, value)
+    size = len(value)
+    if size > MAX_VALUE or not _VALUE.match(value):
+        raise UnsendableError(f"the value of `{name}` is empty, too long or not printable ASCII")
+    return _ok_header_start(name, size) + value.encode("ascii") + _OVERWRITE
 
 
-def _checked_header(name: str, value: str) -> bytes:
+_known_ok_header = lru_cache(maxsize=4096)(_ok_header)
+
+
+@lru_cache(maxsize=4096)
+def _ok_header_start(name: str, size: int) -> bytes:
+    """Return all of an OkHttpResponse.headers element that stands before its value of `size` bytes."""
     if len(name) > MAX_NAME or not _NAME.match(name) or name in _NEVER_SET or name.startswith(_NEVER_SET_PREFIXES):
         raise UnsendableError("a header that may not be set")
-    if len(value) > MAX_VALUE or not _VALUE.match(value):
-        raise UnsendableError(f"the value of `{name}` is empty, too long or not printable ASCII")
-    return _field(_OK_HEADERS, _option(name, value))
-
-
-_cached_header = lru_cache(maxsize=4096)(_checked_header)
+    element = _field(_OK_HEADERS, _option(name, " " * size))
+    return element[: len(element) - size - len(_OVERWRITE)]
 
 
 def _option(name: str, value: str) -> bytes:
@@ -170,12 +177,14 @@ def _option(name: str, value: str) -> bytes:
     return _field(_HEADER, header) + _OVERWRITE
 
 
-@lru_cache(maxsize=128)
-def _removals(names: tuple[str, ...], kept: frozenset[str]) -> bytes:
-    """Return OkHttpResponse.headers_to_remove. Raises UnsendableError.
+@lru_cache(maxsize=1024)
+def _removals(names: tuple[str, ...], kept: tuple[str, ...]) -> bytes:
+    """Return OkHttpResponse.headers_to_remove beside the headers `kept`. Raises UnsendableError.
 
     Envoy removes after it sets and compares names without case: what is set is taken out here.
     """
+    if len(set(kept)) != len(kept) or len(kept) > MAX_HEADERS:
+        raise UnsendableError("a header is set twice, or too many are set")
     if len(names) > MAX_REMOVALS:
         raise UnsendableError("too many headers to remove")
     for name in names:
@@ -289,8 +298,16 @@ def _entry(name: str, value: str) -> bytes:
     """Return one entry of a Struct. Lone surrogates (JSON can spell them) become `?`."""
     if len(value) > MAX_METADATA_TEXT:
         value = value[: MAX_METADATA_TEXT - 1] + "…"
-    text = _field(_ENTRY_VALUE, _field(_STRING, value.encode("utf-8", "replace")))
-    return _field(_FIELDS, _field(_ENTRY_KEY, name.encode()) + text)
+    text = value.encode("utf-8", "replace")
+    return _entry_start(name, len(text)) + text
+
+
+@lru_cache(maxsize=1024)
+def _entry_start(name: str, size: int) -> bytes:
+    """Return all of a Struct's entry that stands before its text of `size` bytes."""
+    text = _field(_ENTRY_VALUE, _field(_STRING, b" " * size))
+    entry = _field(_FIELDS, _field(_ENTRY_KEY, name.encode()) + text)
+    return entry[: len(entry) - size]
 
 
 # --- error bodies, in the words of the API that was called
