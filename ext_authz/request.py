@@ -44,7 +44,7 @@ _SECOND: Final = 1_000_000_000
 
 # What a header name is to the reader.
 _NOTHING, _KEPT, _ODD = 0, 1, 2
-_AGREEING: Final = (":authority", "host", ":path", ":method")
+_REPEATING: Final = (":authority", "host", ":path", ":method")
 _CACHED_NAMES: Final = 2048
 _CACHED_NAME_BYTES: Final = 64
 
@@ -103,13 +103,16 @@ def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
         raise _MalformedError("query or fragment outside the path")
 
     headers, forged = _gather(http, header_names)
+    for name, attribute in zip(_REPEATING, (authority, authority, path, method), strict=True):
+        values = headers.get(name)
+        if values is not None:
+            if values != (_latin(attribute),):
+                raise _MalformedError(f"`{name}` comes twice or differs from the attributes")
+            if name not in header_names:
+                del headers[name]
     partial = headers.get(PARTIAL_BODY, ())
-    _agree(headers, ":path", path)
-    _agree(headers, ":method", method)
-    _agree(headers, ":authority", authority)
-    _agree(headers, "host", authority)
-    for name in _names(header_names).internal:
-        headers.pop(name, None)
+    if partial and PARTIAL_BODY not in header_names:
+        del headers[PARTIAL_BODY]
 
     source = attributes.source
     extensions = attributes.context_extensions
@@ -119,7 +122,7 @@ def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
         host,
         headers,
         forged,
-        _body(http, ",".join(partial)),
+        _body(http, partial),
         source.address.socket_address.address,
         source.principal,
         source.certificate,
@@ -151,12 +154,13 @@ def _gather(
         if kind is None:
             kind = known.classify(name)
         if kind:
+            value = line.raw_value.decode("latin-1")
+            text = line.value
+            if text:
+                value = _one_value(value, text)
             if kind == _ODD:
                 odd.append(name)
                 name = name.lower()
-            value = line.raw_value.decode("latin-1")
-            if line.value:
-                value = _one_value(value, line.value)
             found[name] = (*found[name], value) if name in found else (value,)
     for name in texts:
         kind = kinds.get(name)
@@ -193,12 +197,11 @@ def reads_as_ours(name: str) -> bool:
 class _Names:
     """The names one snapshot asks for, and those (a bounded number) that were already classified for it."""
 
-    __slots__ = ("internal", "kinds", "wanted")
+    __slots__ = ("kinds", "wanted")
 
     def __init__(self, wanted: frozenset[str]) -> None:
         # The answer's form hangs on content-type, whatever the snapshot reads.
-        self.wanted = wanted.union(_AGREEING, (PARTIAL_BODY, "content-type"))
-        self.internal = tuple(name for name in (*_AGREEING, PARTIAL_BODY) if name not in wanted)
+        self.wanted = wanted.union(_REPEATING, (PARTIAL_BODY, "content-type"))
         self.kinds: dict[str, int] = {}
 
     def classify(self, verbatim: str) -> int:
@@ -215,13 +218,6 @@ class _Names:
 @lru_cache(maxsize=4)
 def _names(header_names: frozenset[str]) -> _Names:
     return _Names(header_names)
-
-
-def _agree(headers: Mapping[str, tuple[str, ...]], name: str, attribute: str) -> None:
-    """Refuse a second `:path`, `:method`, `:authority` or `host`, and one that differs from the attribute."""
-    values = headers.get(name)
-    if values is not None and (len(values) != 1 or values[0] != _latin(attribute)):
-        raise _MalformedError(f"`{name}` comes twice or differs from the attributes")
 
 
 def _one_value(raw: str, text: str) -> str:
@@ -261,20 +257,26 @@ def _canonical_host(authority: str) -> str | None:
     return name if len(name) <= _MAX_HOST and _REG_NAME.match(name) else None
 
 
-def _body(http: pb.AttributeContext.HttpRequest, partial: str) -> Body:
-    data, text = http.raw_body, http.body
+_NO_BODY: Final = Body(b"", 0, "")
+
+
+def _body(http: pb.AttributeContext.HttpRequest, partial: tuple[str, ...]) -> Body:
+    data, text, size = http.raw_body, http.body, http.size
     if text:
         if data:
             raise _MalformedError("a body in both encodings")
         data = text.encode()
-    return Body(data, max(http.size, -1), partial)
+    if not (data or size or partial):
+        return _NO_BODY
+    return Body(data, max(size, -1), ",".join(partial))
 
 
 def _time_ns(request: pb.AttributeContext.Request) -> int | None:
     """Return the request's time in Unix nanoseconds, None when absent."""
     if not request.HasField("time"):
         return None
-    seconds, nanos = request.time.seconds, request.time.nanos
+    time = request.time
+    seconds, nanos = time.seconds, time.nanos
     if not (0 <= seconds < _YEAR_10000 and 0 <= nanos < _SECOND):
         raise _MalformedError("a time outside 1970 to 9999")
     return seconds * _SECOND + nanos
