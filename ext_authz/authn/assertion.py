@@ -8,7 +8,7 @@ credential here. Non-goal: header templates and wiring.
 from collections.abc import Callable, Collection, Iterable
 from typing import Annotated, Any, Final
 
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, WithJsonSchema
 
 from ext_authz.authn.cache import Verdicts
 from ext_authz.authn.jwt import ASSERTION_TYPE
@@ -43,7 +43,9 @@ class AssertionSettings(Settings):
     """`iss` of the assertions, no token issuer's."""
     audience: NonEmptyText = "${resource.type}/${resource.id}"
     """`aud`, a template."""
-    lifetime: Annotated[int, BeforeValidator(_lifetime)] = 60
+    lifetime: Annotated[
+        int, BeforeValidator(_lifetime), WithJsonSchema({"type": "string", "pattern": "^[0-9]+(ms|s|m|h|d)$"})
+    ] = 60
     """How long an assertion holds; from 10s to 300s."""
 
 

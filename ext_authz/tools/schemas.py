@@ -35,12 +35,14 @@ def _clean(node: Any) -> Any:  # noqa: ANN401  JSON
     if not isinstance(node, dict):
         return node
     if "not" in node:
-        return {"not": {}, "description": f"{node.get('description', '')} ({NOT_AVAILABLE})".strip()}
+        described = node.get("description", NOT_AVAILABLE)
+        return {"not": {}, "description": described if described == NOT_AVAILABLE else f"{described} ({NOT_AVAILABLE})"}
     found = {key: _clean(value) for key, value in node.items() if key not in ("title", "default", "properties")}
     if "properties" in node:
         found["properties"] = {key: _clean(value) for key, value in node["properties"].items()}
     if node.get("default") is not None and isinstance(node["default"], (str, int, bool)):
-        found["default"] = node["default"]
+        durations = node.get("pattern") == _DURATION["pattern"]
+        found["default"] = f"{node['default']}s" if durations else node["default"]
     if "anyOf" in found:
         found["anyOf"] = [each for each in found["anyOf"] if each != {"type": "null"}]
         if len(found["anyOf"]) == 1:
