@@ -37,7 +37,7 @@ class Link:
         """Send one message; False when the other side is gone."""
         try:
             self._connection.send_bytes(kind.value + payload)
-        except OSError:
+        except (OSError, TypeError):  # TypeError: closed by another thread in the middle of the write
             return False
         return True
 
@@ -56,7 +56,7 @@ class Link:
         """Wait for one message; None when the other side is gone."""
         try:
             message = self._connection.recv_bytes()
-        except (EOFError, OSError):
+        except (EOFError, OSError, TypeError):
             return None
         return Kind(message[:1]), message[1:]
 
