@@ -9,7 +9,6 @@ import pytest
 from projects import LAKE, MINIMAL, project
 
 from ext_authz import wiring
-from ext_authz.authn.assertion import AssertionSigner
 from ext_authz.check import check
 from ext_authz.config import Inputs, load_inputs
 from ext_authz.documents import DocumentError
@@ -132,12 +131,10 @@ def test_assertions_and_tokens_have_keys_and_issuers_of_their_own(tmp_path, text
         snapshot(tmp_path, JWT + LAKE + text, files)
 
 
-def test_an_assertions_signer_never_outlives_the_caller():
-    assert AssertionSigner is not None
-    with pytest.raises(ValueError, match="public-key"):
-        from ext_authz.authn.signing import load_signing_key
-
-        AssertionSigner(load_signing_key(made.SECRET, symmetric=True), "i", 60)
+def test_an_assertion_is_not_signed_with_a_shared_secret(tmp_path):
+    files = {"assertion.pem": made.SECRET, "jwks.json": JWKS}
+    with pytest.raises(DocumentError, match="is not a private key"):
+        snapshot(tmp_path, JWT + LAKE + ASSERTION, files)
 
 
 def test_a_listeners_key_must_fit_its_certificate(tmp_path):
