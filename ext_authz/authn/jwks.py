@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import orjson
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
+from jwt.exceptions import InvalidKeyError
 
 from ext_authz.authn.jws import (
     HMAC_BYTES,
@@ -31,7 +33,9 @@ MAX_TRIED: Final = 4
 MIN_RSA_BITS: Final = 2048
 MAX_RSA_BITS: Final = 8192
 
-_CURVES: dict[str, type[ec.EllipticCurve]] = {"P-256": ec.SECP256R1, "P-384": ec.SECP384R1, "P-521": ec.SECP521R1}
+_COORDINATE_BYTES: Final = {"P-256": 32, "P-384": 48, "P-521": 66}
+# RFC 7638 3.2, RFC 8037 2: the members that make the key.
+_REQUIRED: Final = {"RSA": ("e", "kty", "n"), "EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")
 
 
@@ -160,27 +164,17 @@ def _key_set(keys: list[Key], ignored: list[str]) -> KeySet:
 def to_jwk(key: PublicKey) -> dict[str, str]:
     """Return the members of a public JWK that identify the key (RFC 7518 6, RFC 8037 2)."""
     if isinstance(key, ed25519.Ed25519PublicKey):
-        return {"crv": "Ed25519", "kty": "OKP", "x": b64url_encode(key.public_bytes_raw())}
-    if isinstance(key, rsa.RSAPublicKey):
-        numbers = key.public_numbers()
-        return {"e": b64url_encode(_unsigned(numbers.e)), "kty": "RSA", "n": b64url_encode(_unsigned(numbers.n))}
-    size = (key.curve.key_size + 7) // 8
-    point = key.public_numbers()
-    return {
-        "crv": next(name for name, curve in _CURVES.items() if isinstance(key.curve, curve)),
-        "kty": "EC",
-        "x": b64url_encode(point.x.to_bytes(size, "big")),
-        "y": b64url_encode(point.y.to_bytes(size, "big")),
-    }
+        jwk = OKPAlgorithm.to_jwk(key, as_dict=True)
+    elif isinstance(key, rsa.RSAPublicKey):
+        jwk = RSAAlgorithm.to_jwk(key, as_dict=True)
+    else:
+        jwk = ECAlgorithm.to_jwk(key, as_dict=True)
+    return {name: jwk[name] for name in _REQUIRED[jwk["kty"]]}
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
     """Return the RFC 7638 SHA-256 thumbprint of the identifying members."""
     return b64url_encode(hashlib.sha256(orjson.dumps(dict(jwk), option=orjson.OPT_SORT_KEYS)).digest())
-
-
-def _unsigned(number: int) -> bytes:
-    return number.to_bytes((number.bit_length() + 7) // 8, "big")
 
 
 def _read(entry: object) -> Key | str:
@@ -200,7 +194,7 @@ def _read(entry: object) -> Key | str:
     if kty == "RSA":
         material: PublicKey = _rsa(entry)
     elif kty == "EC":
-        if entry.get("crv") not in _CURVES:
+        if entry.get("crv") not in _COORDINATE_BYTES:
             return "of an unsupported curve"
         material = _ec(entry)
     elif kty == "OKP":
@@ -228,6 +222,10 @@ def _member(entry: Mapping[str, Any], name: str) -> bytes:
     return b64url_decode(value, f"`{name}`")
 
 
+# PyJWT reads padded and non-canonical base64url, numbers of any size and private members; so each member is looked at
+# first, and no other is handed over.
+
+
 def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
     n = int.from_bytes(_member(entry, "n"), "big")
     e = int.from_bytes(_member(entry, "e"), "big")
@@ -237,25 +235,30 @@ def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
     if not 2**16 < e < 2**32 or not e & 1:
         raise JwsError("the RSA exponent is not an odd number from 65537 to 2^32")
     try:
-        return rsa.RSAPublicNumbers(e, n).public_key()
-    except ValueError:
+        key = RSAAlgorithm.from_jwk({name: entry[name] for name in _REQUIRED["RSA"]})
+    except (ValueError, InvalidKeyError):
         raise JwsError("is not an RSA key") from None
+    assert isinstance(key, rsa.RSAPublicKey)  # noqa: S101  no private member was handed over
+    return key
 
 
 def _ec(entry: Mapping[str, Any]) -> ec.EllipticCurvePublicKey:
-    curve = _CURVES[entry["crv"]]()
-    x, y = _member(entry, "x"), _member(entry, "y")
-    size = (curve.key_size + 7) // 8
-    if len(x) != size or len(y) != size:
+    size = _COORDINATE_BYTES[entry["crv"]]
+    if len(_member(entry, "x")) != size or len(_member(entry, "y")) != size:
         raise JwsError(f"a coordinate has {size} bytes on this curve")
     try:
-        return ec.EllipticCurvePublicNumbers(int.from_bytes(x, "big"), int.from_bytes(y, "big"), curve).public_key()
-    except ValueError:
+        key = ECAlgorithm.from_jwk({name: entry[name] for name in _REQUIRED["EC"]})
+    except (ValueError, InvalidKeyError):
         raise JwsError("the point is not on its curve") from None
+    assert isinstance(key, ec.EllipticCurvePublicKey)  # noqa: S101
+    return key
 
 
 def _okp(entry: Mapping[str, Any]) -> ed25519.Ed25519PublicKey:
+    _member(entry, "x")
     try:
-        return ed25519.Ed25519PublicKey.from_public_bytes(_member(entry, "x"))
-    except ValueError:
+        key = OKPAlgorithm.from_jwk({name: entry[name] for name in _REQUIRED["OKP"]})
+    except (ValueError, InvalidKeyError):
         raise JwsError("is not an Ed25519 key") from None
+    assert isinstance(key, ed25519.Ed25519PublicKey)  # noqa: S101
+    return key

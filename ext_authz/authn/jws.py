@@ -1,14 +1,13 @@
-"""JWS compact serialisation: strict parsing, and the signature primitives over `cryptography`.
+"""JWS compact serialisation: strict parsing, and signatures by PyJWT's algorithms.
 
 Law: one spelling per token. Base64url is canonical, JSON has no duplicate keys,
 a header may not bring its own key (RFC 8725 3.1, 3.9, 3.10; RFC 7515 10.13).
-Non-goal: claims, issuers and time (jwt.py).
+PyJWT's own decoding takes other spellings, duplicate keys and unbounded depth, so
+parsing is ours. Non-goal: claims, issuers and time (jwt.py).
 """
 
 import base64
 import binascii
-import hashlib
-import hmac
 import json
 import re
 from collections.abc import Mapping
@@ -16,26 +15,23 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import orjson
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from jwt.algorithms import Algorithm, get_default_algorithms
 
 MAX_TOKEN_BYTES: Final = 16 * 1024
 MAX_DEPTH: Final = 16
 MAX_KID: Final = 512
 
 _RSA = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"})
-_HASHES: dict[str, type[hashes.HashAlgorithm]] = {"256": hashes.SHA256, "384": hashes.SHA384, "512": hashes.SHA512}
-_CURVES: dict[str, tuple[type[ec.EllipticCurve], int]] = {
-    "ES256": (ec.SECP256R1, 32),
-    "ES384": (ec.SECP384R1, 48),
-    "ES512": (ec.SECP521R1, 66),
-}
+_CURVES: dict[str, type[ec.EllipticCurve]] = {"ES256": ec.SECP256R1, "ES384": ec.SECP384R1, "ES512": ec.SECP521R1}
 HMAC_BYTES: Final = {"HS256": 32, "HS384": 48, "HS512": 64}
 """HMAC algorithms and the least length of their secrets in bytes (RFC 7518 3.2)."""
 ASYMMETRIC: Final = _RSA | frozenset(_CURVES) | {"EdDSA"}
 ALGORITHMS: Final = ASYMMETRIC | frozenset(HMAC_BYTES)
+# Not `none`, secp256k1 or whatever a later PyJWT adds.
+_PRIMITIVES: Final[Mapping[str, Algorithm]] = {
+    name: primitive for name, primitive in get_default_algorithms().items() if name in ALGORITHMS
+}
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
 PrivateKey = ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey
@@ -166,7 +162,7 @@ def algorithms_of(key: PublicKey) -> frozenset[str]:
         return _RSA
     if isinstance(key, ed25519.Ed25519PublicKey):
         return frozenset({"EdDSA"})
-    return frozenset(name for name, (curve, _) in _CURVES.items() if isinstance(key.curve, curve))
+    return frozenset(name for name, curve in _CURVES.items() if isinstance(key.curve, curve))
 
 
 def verify(algorithm: str, key: PublicKey | bytes, data: bytes, signature: bytes) -> bool:
@@ -174,35 +170,13 @@ def verify(algorithm: str, key: PublicKey | bytes, data: bytes, signature: bytes
 
     A key of another kind than the algorithm's verifies nothing (RFC 8725 3.1).
     """
-    try:
-        if isinstance(key, bytes):
-            return algorithm in HMAC_BYTES and hmac.compare_digest(_hmac(algorithm, key, data), signature)
-        if algorithm not in algorithms_of(key):
-            return False
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(signature, data)
-        elif isinstance(key, ec.EllipticCurvePublicKey):
-            size = _CURVES[algorithm][1]
-            if len(signature) != 2 * size:
-                return False
-            r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-            key.verify(encode_dss_signature(r, s), data, ec.ECDSA(_hash(algorithm)))
-        else:
-            key.verify(signature, data, _rsa_padding(algorithm), _hash(algorithm))
-    except InvalidSignature:
-        return False
-    return True
+    fits = algorithm in (HMAC_BYTES if isinstance(key, bytes) else algorithms_of(key))
+    return fits and _PRIMITIVES[algorithm].verify(data, key, signature)
 
 
 def sign(algorithm: str, key: PrivateKey | bytes, data: bytes) -> bytes:
     """Sign `data` with EdDSA, ES256/384/512 or HMAC; the key must be of the algorithm's kind."""
-    if isinstance(key, bytes):
-        return _hmac(algorithm, key, data)
-    if isinstance(key, ed25519.Ed25519PrivateKey):
-        return key.sign(data)
-    size = _CURVES[algorithm][1]
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(_hash(algorithm))))
-    return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    return _PRIMITIVES[algorithm].sign(data, key)
 
 
 def compact(header: Mapping[str, Any], claims: Mapping[str, Any], algorithm: str, key: PrivateKey | bytes) -> str:
@@ -210,18 +184,3 @@ def compact(header: Mapping[str, Any], claims: Mapping[str, Any], algorithm: str
     head = b64url_encode(orjson.dumps({"alg": algorithm, **header}))
     signing_input = f"{head}.{b64url_encode(orjson.dumps(claims))}"
     return f"{signing_input}.{b64url_encode(sign(algorithm, key, signing_input.encode('ascii')))}"
-
-
-def _hash(algorithm: str) -> hashes.HashAlgorithm:
-    return _HASHES[algorithm[2:]]()
-
-
-def _rsa_padding(algorithm: str) -> padding.AsymmetricPadding:
-    if algorithm.startswith("RS"):
-        return padding.PKCS1v15()
-    digest = _hash(algorithm)
-    return padding.PSS(mgf=padding.MGF1(digest), salt_length=digest.digest_size)
-
-
-def _hmac(algorithm: str, key: bytes, data: bytes) -> bytes:
-    return hmac.digest(key, data, getattr(hashlib, f"sha{algorithm[2:]}"))

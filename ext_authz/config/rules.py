@@ -8,6 +8,9 @@ from collections.abc import Collection, Iterator
 from itertools import combinations
 from typing import Final
 
+from ext_authz.audit.settings import FileSinkSettings
+from ext_authz.audit.sinks import path_problem
+from ext_authz.authn import together
 from ext_authz.config.schema import UNIX, WORKER, Settings, is_local
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, mark_at
 from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
@@ -18,7 +21,7 @@ _OWN_HEADERS: Final = 2
 
 def broken_rules(settings: Settings, node: Node, wrong: Collection[Path] = ()) -> list[Diagnostic]:
     """Return every mistake between the sections; what is `wrong` already and was cut out breaks no rule again."""
-    rules = [rule for rule in _RULES if not (rule is _reachable_needs_tls and any(path[:2] == _TLS for path in wrong))]
+    rules = [rule for rule in _RULES if not any(path[:2] == _NEEDS.get(rule) for path in wrong)]
     return [Diagnostic(mark, message) for rule in rules for mark, message in rule(settings, node)]
 
 
@@ -122,6 +125,20 @@ def _issuers_are_told_apart(settings: Settings, node: Node) -> Broken:
             )
 
 
+def _identity_holds_together(settings: Settings, node: Node) -> Broken:
+    identity = settings.identity
+    for place, message in together.mistakes(identity.mtls, identity.jwt, settings.server.trusted_proxies):
+        yield mark_at(node, place), message
+
+
+def _sinks_stand_outside_the_trail(settings: Settings, node: Node) -> Broken:
+    for index, sink in enumerate(settings.audit.sinks):
+        if isinstance(sink, FileSinkSettings):
+            problem = path_problem(sink.path, settings.run_dir / "audit")
+            if problem:
+                yield mark_at(node, ("audit", "sinks", index, "path")), problem
+
+
 _RULES = (
     _reachable_needs_tls,
     _names_need_an_authority,
@@ -129,7 +146,11 @@ _RULES = (
     _tls_is_tcp,
     _headers_can_be_set,
     _issuers_are_told_apart,
+    _identity_holds_together,
+    _sinks_stand_outside_the_trail,
 )
+# Rules that say nothing of a section whose own mistakes were cut out.
+_NEEDS: Final = {_reachable_needs_tls: _TLS, _identity_holds_together: ("identity", "mtls")}
 
 
 def advice(settings: Settings, node: MappingNode) -> list[Diagnostic]:
