@@ -6,10 +6,11 @@ after it sets). Non-goal: protobuf (response.py).
 """
 
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
-from typing import Final
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from operator import attrgetter
+from typing import Final, NamedTuple
 
 from ext_authz.model import Access, Auth, Identity, RequestFacts
 from ext_authz.template import MAX_RENDERED_BYTES, Template, TemplateError, Value
@@ -62,6 +63,13 @@ _SUBJECT = frozenset(
         "cert_fingerprint",
     }
 )
+_RESOURCE = frozenset({"type", "id", "version"})
+_OTHERS = {
+    "policy.id": "policy_id",
+    "policy.revision": "revision",
+    "action": "access.action",
+    "decision_id": "decision_id",
+}
 
 
 def known_variable(name: str) -> bool:
@@ -71,7 +79,7 @@ def known_variable(name: str) -> bool:
         return rest in _SUBJECT or (rest.startswith("claims.") and len(rest) > len("claims."))
     if head == "resource":
         return bool(rest) and "." not in rest
-    return name in ("policy.id", "policy.revision", "action", "decision_id")
+    return name in _OTHERS
 
 
 def header_name_problem(name: str) -> str | None:
@@ -113,8 +121,16 @@ class HeaderPlan:
     forward_credentials: bool = False
     revision: str = ""
     assertion: Assertion | None = None
+    _stripped: frozenset[str] = field(init=False, repr=False)
+    _stripped_but_bearers: frozenset[str] = field(init=False, repr=False)
 
-    def allow(
+    def __post_init__(self) -> None:
+        """Collect what every allow removes unless it sets it."""
+        always = self.injectable | self.remove | _OURS
+        object.__setattr__(self, "_stripped", always | self.credentials)
+        object.__setattr__(self, "_stripped_but_bearers", always | (self.credentials - self.bearers))
+
+    def allow(  # noqa: PLR0917  all that an answer is made of
         self,
         facts: RequestFacts,
         identity: Identity,
@@ -129,13 +145,14 @@ class HeaderPlan:
 
         Raises TemplateError when a value, their number or their total size is over its bound.
         """
-        lookup = partial(self._lookup, identity, access, policy_id, decision_id)
+        lookup = _Allow(identity, access, policy_id, self.revision, decision_id).value
         rendered: dict[str, str] = {}
-        for name, template in self.templates:
-            rendered[name] = template.render(lookup)
-        for name, template in policy_headers:
-            rendered[name] = template.render(lookup)
-        rendered = {name: value for name, value in rendered.items() if value.strip()}
+        for name, template in (*self.templates, *policy_headers) if policy_headers else self.templates:
+            value = template.render(lookup)
+            if value.strip():
+                rendered[name] = value
+            else:
+                rendered.pop(name, None)
         # There is nobody to assert anything of where nobody was verified.
         if self.assertion is not None and identity.auth is not Auth.ANONYMOUS:
             audience = self.assertion.audience.render(lookup)
@@ -146,43 +163,59 @@ class HeaderPlan:
         rendered[TTL] = str(ttl)
         if len(rendered) > MAX_HEADERS or sum(map(len, rendered.values())) > MAX_TOTAL_BYTES:
             raise TemplateError("the injected headers are over their bounds")
-        strip = self.credentials
-        if self.forward_credentials and identity.auth is Auth.JWT:
-            strip = strip - self.bearers
-        return tuple(rendered.items()), self._removals(facts, rendered, strip)
+        forwards = self.forward_credentials and identity.auth is Auth.JWT
+        return tuple(rendered.items()), self._removals(facts, tuple(rendered), forwards=forwards)
 
     def public(self, facts: RequestFacts, decision_id: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
         """Return (headers, removals) for a public route: no identity, no credential."""
-        return ((DECISION_ID, decision_id),), self._removals(facts, {DECISION_ID: ""}, self.credentials)
+        return ((DECISION_ID, decision_id),), self._removals(facts, (DECISION_ID,), forwards=False)
 
-    def _removals(self, facts: RequestFacts, kept: Iterable[str], strip: frozenset[str]) -> tuple[str, ...]:
-        names = self.injectable | self.remove | strip | _OURS
+    def _removals(self, facts: RequestFacts, kept: tuple[str, ...], *, forwards: bool) -> tuple[str, ...]:
+        names = self._stripped_but_bearers if forwards else self._stripped
         if facts.forged:
-            names = names.union(facts.forged)
-        return tuple(sorted(names.difference(kept)))
-
-    def _lookup(self, identity: Identity, access: Access, policy_id: str, decision_id: str, name: str) -> Value:
-        head, _, rest = name.partition(".")
-        if head == "subject":
-            return _subject(identity, rest)
-        if head == "resource":
-            resource = access.resource
-            if rest in ("type", "id", "version"):
-                return str(getattr(resource, rest))
-            return resource.attributes.get(rest)
-        if head == "policy":
-            return policy_id if rest == "id" else self.revision
-        return access.action if head == "action" else decision_id
+            return tuple(sorted(names.union(facts.forged).difference(kept)))
+        return _difference(names, kept)
 
 
-def _subject(identity: Identity, attribute: str) -> Value:
-    if attribute.startswith("claims."):
-        value = claim_at(identity.claims, attribute.removeprefix("claims."))
-        if isinstance(value, list):
-            return [str(item) for item in value if isinstance(item, (str, int))]
-        return value if isinstance(value, (str, int, bool)) else None
-    value = getattr(identity, attribute)
-    return value if isinstance(value, (str, bool, frozenset)) else None
+@lru_cache(maxsize=1024)
+def _difference(names: frozenset[str], kept: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(sorted(names.difference(kept)))
+
+
+class _Allow(NamedTuple):
+    """What templates may name."""
+
+    identity: Identity
+    access: Access
+    policy_id: str
+    revision: str
+    decision_id: str
+
+    def value(self, variable: str) -> Value:
+        return _reader(variable)(self)
+
+
+@lru_cache(maxsize=1024)
+def _reader(variable: str) -> Callable[[_Allow], Value]:
+    """Return what reads a known variable."""
+    head, _, rest = variable.partition(".")
+    if head == "subject" and rest.startswith("claims."):
+        path = rest.removeprefix("claims.")
+        return lambda allow: _claim(allow.identity, path)
+    if head == "subject":
+        return attrgetter(f"identity.{rest}")
+    if head == "resource" and rest not in _RESOURCE:
+        return lambda allow: allow.access.resource.attributes.get(rest)
+    if head == "resource":
+        return attrgetter(f"access.resource.{rest}")
+    return attrgetter(_OTHERS[variable])
+
+
+def _claim(identity: Identity, path: str) -> Value:
+    value = claim_at(identity.claims, path)
+    if isinstance(value, list):
+        return [str(item) for item in value if isinstance(item, (str, int))]
+    return value if isinstance(value, (str, int, bool)) else None
 
 
 def claim_at(claims: object, path: str) -> object:

@@ -13,6 +13,8 @@ MAX_RENDERED_BYTES = 4096
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")
 _NAME = re.compile(r"[a-z_][a-z0-9_]*(?:\.[A-Za-z0-9_:/.-]+)*\Z")
 
+_NOTHING_ELSE = ("", "")
+
 Value = str | int | bool | Iterable[str] | None
 Lookup = Callable[[str], Value]
 
@@ -36,11 +38,15 @@ class Template:
         """
         if not self.variables:
             return self.literals[0]
+        if self.literals == _NOTHING_ELSE:
+            return self._bounded(encode(lookup(self.variables[0])))
         parts = [self.literals[0]]
         for variable, literal in zip(self.variables, self.literals[1:], strict=True):
             parts.append(encode(lookup(variable)))
             parts.append(literal)
-        rendered = "".join(parts)
+        return self._bounded("".join(parts))
+
+    def _bounded(self, rendered: str) -> str:
         if len(rendered) > MAX_RENDERED_BYTES:
             raise TemplateError(f"`{self.source}` renders to more than {MAX_RENDERED_BYTES} bytes")
         return rendered
@@ -78,21 +84,24 @@ def encode(value: Value) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return value if _PLAIN.match(value) else _escape(value, "%")
+        return value if _plain(value) and "%" not in value else _escape(value, "%")
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
         return str(value)
     items = sorted(value) if isinstance(value, (set, frozenset)) else value
-    return ",".join(item if _PLAIN_ITEM.match(item) else _escape(item, "%,") for item in items)
+    return ",".join(
+        [item if _plain(item) and "%" not in item and "," not in item else _escape(item, "%,") for item in items]
+    )
 
 
-_PLAIN = re.compile(r"[ -$&-~]*\Z")
-_PLAIN_ITEM = re.compile(r"[ -$&-+\--~]*\Z")
+def _plain(text: str) -> bool:
+    # Of ASCII, exactly 0x20-0x7e is printable.
+    return text.isascii() and text.isprintable()
 
 
 def _escape(text: str, reserved: str) -> str:
     return "".join(
-        chr(byte) if 0x20 <= byte <= 0x7E and chr(byte) not in reserved else f"%{byte:02X}"
+        chr(byte) if 0x20 <= byte <= 0x7E and chr(byte) not in reserved else f"%{byte:02X}"  # noqa: PLR2004
         for byte in text.encode("utf-8", "surrogatepass")
     )
