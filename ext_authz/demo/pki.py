@@ -141,7 +141,7 @@ def _base64url(data: bytes) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m ext_authz.demo.pki DIRECTORY [NAME=SPIFFE-ID…]`: certificates for docker-compose.yml.
+    """`python -m ext_authz.demo.pki DIRECTORY [NAME=SPIFFE-ID…]`: certificates and keys for docker-compose.yml.
 
     Nothing is made anew while `ca.pem` is there and younger than half its life.
     """
@@ -151,12 +151,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     directory = Path(given[0])
     wanted = dict(each.split("=", 1) for each in given[1:] if "=" in each)
-    if _fresh(directory, ("server", *wanted)):
+    if _fresh(directory, [f"{name}.key" for name in ("server", *wanted)] + ["tokens.pem"]):
         return 0
     authority = Authority(directory)
     authority.server("server")
     for name, spiffe_id in wanted.items():
         authority.client(name, spiffe_id)
+    write_private(directory / "tokens.pem", pem(ec.generate_private_key(ec.SECP256R1())))
     return 0
 
 
@@ -166,7 +167,7 @@ def _fresh(directory: Path, names: Sequence[str]) -> bool:
     except (OSError, ValueError):
         return False
     left = certificate.not_valid_after_utc - dt.datetime.now(dt.UTC)
-    return left > LIFETIME / 2 and all((directory / f"{name}.key").exists() for name in names)
+    return left > LIFETIME / 2 and all((directory / name).exists() for name in names)
 
 
 if __name__ == "__main__":

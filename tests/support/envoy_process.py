@@ -15,18 +15,19 @@ import httpx
 from echo_upstream import Upstream, grpc_echo, http_echo
 
 from ext_authz.demo import envoy
+from ext_authz.demo.compose import COMPOSE
 from ext_authz.demo.envoy import Envoy
 from ext_authz.demo.files import AUDIENCE, ISSUER, Issuer
 from ext_authz.demo.pki import Authority, Pair
 from ext_authz.demo.processes import Child, Processes
 from ext_authz.demo.run import start_sidecar
-from ext_authz.envoy_config.settings import DATA_LAKE, MODEL_SERVER, EnvoySettings, Listener
+from ext_authz.envoy_config.settings import EnvoySettings
 
 MODELS = "models.internal"
 LAKE = "lake.internal"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 MODEL_STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
-MAX_BYTES = 64 * 1024
+MAX_BYTES = COMPOSE.max_request_bytes
 CALLER = "spiffe://ml.example/ns/tests/sa/caller"
 
 POLICIES = """\
@@ -230,14 +231,14 @@ def settings(
     keep: bool = False,
     timeout: str = "0.25s",
 ) -> EnvoySettings:
-    return EnvoySettings(
-        listeners=(
-            Listener(address="127.0.0.1:0"),
-            Listener("tokens", "127.0.0.1:0", require_client_certificate=False),
-        ),
+    """Return the settings of docker-compose.yml's Envoy with other places (and patience), nothing else."""
+    models, lake = COMPOSE.upstreams
+    return replace(
+        COMPOSE,
+        listeners=tuple(replace(each, address="127.0.0.1:0") for each in COMPOSE.listeners),
         upstreams=(
-            replace(MODEL_SERVER, http=(http.address,), grpc=(grpc_.address,)),
-            replace(DATA_LAKE, http=(http.address,)),
+            replace(models, http=(http.address,), grpc=(grpc_.address,)),
+            replace(lake, http=(http.address,)),
         ),
         authz=tuple(f"unix:{made.sockets}/{number}.sock" for number in range(workers)),
         authz_timeout=timeout,
@@ -245,7 +246,6 @@ def settings(
         certificate=str(made.server.certificate),
         private_key=str(made.server.private_key),
         client_ca=str(made.authority.certificate),
-        max_request_bytes=MAX_BYTES,
         access_log=str(made.directory / f"{name}.jsonl"),
         unsafe_keep_forged_headers=keep,
     )
@@ -287,3 +287,11 @@ def infer(model: str, rest: bytes = b"") -> bytes:
     """Return a ModelInferRequest that names `model` (field 1), then whatever follows."""
     name = model.encode()
     return b"\x0a" + bytes([len(name)]) + name + rest
+
+
+def raw_input(size: int) -> bytes:
+    """Return one raw_input_contents (field 7) of `size` zero bytes."""
+    length, left = b"", size
+    while left > 0x7F:
+        length, left = length + bytes([left & 0x7F | 0x80]), left >> 7
+    return b"\x3a" + length + bytes([left]) + bytes(size)
