@@ -199,6 +199,8 @@ def _show_case(result: "CaseResult") -> None:
     say(f"{'ok  ' if result.passed else 'FAIL'} {printable(result.case.name)}  ({mark.file}:{mark.line})")
     for failure in result.failures:
         say(f"     {printable(failure)}")
+    for line in result.why:
+        say(f"       {printable(line)}")
 
 
 def _show_summary(report: "Report") -> None:

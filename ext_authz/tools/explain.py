@@ -27,7 +27,7 @@ def explain_request(
     """
     outcome = outcome_of(data, snapshot, state, now_ns if at_ns is None else at_ns, request_time_ns=at_ns)
     plain = decision_object(outcome, snapshot)
-    query = _query(outcome)
+    query = query_of(outcome)
     if query is not None:
         explanation = explain(snapshot.policies, query)
         plain["trace"] = [each.as_json() for each in explanation.trace]
@@ -58,7 +58,7 @@ def outcome_of(
         return Outcome(decision, decision_id, snapshot.revision, now_ns, facts=facts, refusal=refusal)
 
 
-def _query(outcome: Outcome) -> Query | None:
+def query_of(outcome: Outcome) -> Query | None:
     """Return what the policies were asked, where the check came that far."""
     identity, access, context, target = outcome.identity, outcome.access, outcome.context, outcome.target
     if identity is None or access is None or context is None or target is None:

@@ -5,27 +5,29 @@ Non-goal: reading files (cases.py) and printing (cli).
 """
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 from xml.sax.saxutils import escape, quoteattr
 
 from ext_authz.check import Snapshot
 from ext_authz.model import Decision, Outcome, Reason
+from ext_authz.policy.explain import explain
 from ext_authz.tools.cases import Case
-from ext_authz.tools.explain import outcome_of
+from ext_authz.tools.explain import outcome_of, query_of
 
 _DECISION_ID: Final = "test"
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case run. `failures` says what differed, one line each; none means it passed."""
+    """One case run. `failures` says what differed, one line each; none means it passed. `why` helps to see why."""
 
     case: Case
     failures: tuple[str, ...]
     outcome: Outcome
     seconds: float
+    why: tuple[str, ...] = ()
 
     @property
     def passed(self) -> bool:
@@ -94,7 +96,24 @@ def _run(case: Case, snapshot: Snapshot) -> CaseResult:
     started = time.perf_counter()
     outcome = decide_case(case, snapshot)
     seconds = time.perf_counter() - started
-    return CaseResult(case, tuple(_differences(case, outcome)), outcome, seconds)
+    failures = tuple(_differences(case, outcome))
+    return CaseResult(case, failures, outcome, seconds, tuple(_why(case, outcome, snapshot)) if failures else ())
+
+
+def _why(case: Case, outcome: Outcome, snapshot: Snapshot) -> Iterator[str]:
+    """Say what the policy that was expected, and those that nearly applied, made of a case that failed."""
+    query = case.query or query_of(outcome)
+    if query is None:
+        return
+    explanation = explain(snapshot.policies, query)
+    for each in explanation.trace:
+        if each.policy_id == case.expect.policy or (not each.matched and each.failed_at not in _ELSEWHERE):
+            yield f"{each.policy_id}: {each.failed_at or 'matched'}: {each.detail}"
+    if case.expect.decision == "allow":
+        yield from (f"would be allowed {each}" for each in explanation.would_allow_if[:1])
+
+
+_ELSEWHERE: Final = ("subjects", "resources", "actions")
 
 
 def _differences(case: Case, outcome: Outcome) -> Iterable[str]:
@@ -170,7 +189,7 @@ def junit(report: Report) -> str:
             if each.passed:
                 lines.append(f"{head}/>")
             else:
-                text = escape(_xml("\n".join(each.failures)))
+                text = escape(_xml("\n".join((*each.failures, *each.why))))
                 lines.append(f"{head}><failure message={_attribute(each.failures[0])}>{text}</failure></testcase>")
         lines.append("</testsuite>")
     lines.append("</testsuites>")

@@ -184,6 +184,8 @@ def test_a_failing_case_says_what_differed(lake, capfd):
     assert done.status == 1
     assert "FAIL a data scientist" in done.out
     assert "expected allow, got deny by `data_scientist_training` (conditions_not_met)" in done.out
+    assert "data_scientist_training: ip_range: " in done.out
+    assert "would be allowed from 10.0.0.0/8" in done.out
     (suite,) = ET.fromstring(report.read_text())
     assert suite.attrib["failures"] == "1"
     assert suite.find("testcase/failure") is not None
