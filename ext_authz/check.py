@@ -7,6 +7,7 @@ Non-goal: turning exceptions into answers (server/service.py does, once).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from ext_authz.authn import Chain
 from ext_authz.context import HEADER_NAMES, Network, gather
@@ -36,7 +37,7 @@ class Snapshot:
         object.__setattr__(self, "header_names", names)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Draft:
     """What is known so far; becomes an Outcome at whichever exit is taken."""
 
@@ -46,34 +47,33 @@ class _Draft:
     now_ns: int
     path: str = ""
     error_shape: str = ""
+    identity: Identity | None = None
 
     def outcome(
         self,
         decision: Decision,
-        *,
-        identity: Identity | None = None,
         target: Target | None = None,
         access: Access | None = None,
         context: Context | None = None,
         refusal: Refusal | None = None,
     ) -> Outcome:
         return Outcome(
-            decision=decision,
-            decision_id=self.decision_id,
-            policy_revision=self.snapshot.revision,
-            now_ns=self.now_ns,
-            facts=self.facts,
-            path=self.path,
-            identity=identity,
-            target=target,
-            access=access,
-            context=context,
-            refusal=refusal,
-            error_shape=self.error_shape,
+            decision,
+            self.decision_id,
+            self.snapshot.revision,
+            self.now_ns,
+            self.facts,
+            self.path,
+            self.identity,
+            target,
+            access,
+            context,
+            refusal,
+            self.error_shape,
         )
 
-    def refused(self, refusal: Refusal, identity: Identity | None = None) -> Outcome:
-        return self.outcome(Decision(allowed=False, reason=refusal.reason), identity=identity, refusal=refusal)
+    def refused(self, refusal: Refusal) -> Outcome:
+        return self.outcome(Decision(allowed=False, reason=refusal.reason), refusal=refusal)
 
 
 def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: str, now_ns: int) -> Outcome:
@@ -84,26 +84,33 @@ def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: st
     if isinstance(match, Refusal):
         return draft.refused(match)
     if match is not None:
-        draft = replace(draft, path=match.path.text, error_shape=match.error_shape)
+        draft.path, draft.error_shape = match.path.text, match.error_shape
         if match.public:
             return _public(draft, match)
 
     identity = snapshot.authenticators.authenticate(facts, state, now_ns)
     if isinstance(identity, Refusal):
         return draft.refused(identity)
+    draft.identity = identity
     if match is None:
-        return draft.refused(Refusal(Reason.NO_ROUTE, "no route matches host, method and path"), identity)
+        return draft.refused(Refusal(Reason.NO_ROUTE, "no route matches host, method and path"))
 
     target = snapshot.routes.target(match, facts)
     if isinstance(target, Refusal):
-        return draft.refused(target, identity)
+        return draft.refused(target)
 
     quarantine = state.quarantine_of(identity.id, now_ns)
     if quarantine is not None:
-        return draft.refused(Refusal(Reason.QUARANTINED, quarantine), identity)
+        return draft.refused(Refusal(Reason.QUARANTINED, quarantine))
 
     context = gather(facts, draft.path, identity, target, state, snapshot.trusted_proxies, now_ns)
-    return _decide(draft, identity, target, context)
+    access, verdict = _asked(snapshot.policies, identity, target, context)
+    if verdict.reason is not Reason.ALLOWED:
+        return draft.outcome(_denial(verdict), target, access, context)
+    try:
+        return draft.outcome(_allow(draft, identity, access, verdict), target, access, context)
+    except TemplateError as error:
+        return draft.refused(Refusal(Reason.INTERNAL_ERROR, str(error)))
 
 
 def _public(draft: _Draft, match: RouteMatch) -> Outcome:
@@ -114,58 +121,60 @@ def _public(draft: _Draft, match: RouteMatch) -> Outcome:
     )
 
 
-def _decide(draft: _Draft, identity: Identity, target: Target, context: Context) -> Outcome:
-    """Ask for every access of the request; all must be allowed, the gravest denial answers."""
-    verdicts = [
-        (
-            access,
-            draft.snapshot.policies.decide(Query(identity, access.resource, access.action, context, target.attributes)),
-        )
+def _asked(policies: PolicySet, identity: Identity, target: Target, context: Context) -> tuple[Access, Verdict]:
+    """Ask for every access of the request; return the one that the decision speaks of, and the verdict on all."""
+    asked = [
+        (access, policies.decide(Query(identity, access.resource, access.action, context, target.attributes)))
         for access in target.accesses
     ]
-    access, verdict = min(verdicts, key=lambda pair: _GRAVITY[pair[1].reason])
-    shadow = tuple(dict.fromkeys(match for _, each in verdicts for match in each.shadow))
-    if verdict.reason is not Reason.ALLOWED:
-        decision = Decision(
-            allowed=False,
-            reason=verdict.reason,
-            policy_id=verdict.policy.id if verdict.policy else "",
-            policies=verdict.policies,
-            shadow=shadow,
-        )
-        return draft.outcome(decision, identity=identity, target=target, access=access, context=context)
+    return asked[0] if len(asked) == 1 else _together(asked, context.now_ns)
 
-    access, verdict = verdicts[0]
-    policy = verdict.policy
-    assert policy is not None  # noqa: S101  an allow is always some policy's
-    ttl = _ttl(identity, [each for _, each in verdicts], draft.now_ns)
-    try:
-        headers, remove = draft.snapshot.headers.allow(
-            draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl, draft.now_ns
-        )
-    except TemplateError as error:
-        return draft.refused(Refusal(Reason.INTERNAL_ERROR, str(error)), identity)
-    decision = Decision(
-        allowed=True,
+
+def _together(asked: Sequence[tuple[Access, Verdict]], now_ns: int) -> tuple[Access, Verdict]:
+    """All must be allowed, the gravest denial answers; an allow lasts as long as the shortest of them."""
+    access, verdict = min(asked, key=lambda pair: _GRAVITY[pair[1].reason])
+    verdicts = [each for _, each in asked]
+    shadow = tuple(dict.fromkeys(match for each in verdicts for match in each.shadow))
+    if verdict.reason is not Reason.ALLOWED:
+        return access, replace(verdict, shadow=shadow)
+    ends = [each.until_ns for each in verdicts if each.until_ns is not None]
+    ends += [now_ns + each.policy.ttl * _SECOND for each in verdicts if each.policy is not None]
+    return access, Verdict(
         reason=Reason.ALLOWED,
-        policy_id=policy.id,
-        policies=tuple(dict.fromkeys(name for _, each in verdicts for name in each.policies)),
+        policy=verdict.policy,
+        policies=tuple(dict.fromkeys(name for each in verdicts for name in each.policies)),
         shadow=shadow,
-        headers=headers,
-        remove_headers=remove,
-        ttl=ttl,
-        audit_logged=any(each.audit_logged for _, each in verdicts),
+        audit_logged=any(each.audit_logged for each in verdicts),
+        until_ns=min(ends),
     )
-    return draft.outcome(decision, identity=identity, target=target, access=access, context=context)
 
 
 _GRAVITY = {Reason.DENIED_BY_POLICY: 0, Reason.CONDITIONS_NOT_MET: 1, Reason.NO_POLICY: 2, Reason.ALLOWED: 3}
+_SECOND: Final = 1_000_000_000
 
 
-def _ttl(identity: Identity, verdicts: Sequence[Verdict], now_ns: int) -> int:
+def _denial(verdict: Verdict) -> Decision:
+    policy_id = verdict.policy.id if verdict.policy is not None else ""
+    return Decision(False, verdict.reason, policy_id, verdict.policies, verdict.shadow)
+
+
+def _allow(draft: _Draft, identity: Identity, access: Access, verdict: Verdict) -> Decision:
+    """Return the decision of an allow; raises TemplateError where its headers are out of bounds."""
+    policy = verdict.policy
+    assert policy is not None  # noqa: S101  an allow is always some policy's
+    ttl = _ttl(policy.ttl, identity.expires_at, verdict.until_ns, draft.now_ns)
+    headers, remove = draft.snapshot.headers.allow(
+        draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl, draft.now_ns
+    )
+    return Decision(
+        True, Reason.ALLOWED, policy.id, verdict.policies, verdict.shadow, headers, remove, ttl, verdict.audit_logged
+    )
+
+
+def _ttl(ttl: int, expires_at: int | None, until_ns: int | None, now_ns: int) -> int:
     """Seconds the answer may be relied on: the least of policy ttl, credential, approval and window."""
-    bounds = [verdict.policy.ttl for verdict in verdicts if verdict.policy is not None]
-    bounds += [(verdict.until_ns - now_ns) // 1_000_000_000 for verdict in verdicts if verdict.until_ns is not None]
-    if identity.expires_at is not None:
-        bounds.append(identity.expires_at - now_ns // 1_000_000_000)
-    return max(min(bounds), 0)
+    if until_ns is not None:
+        ttl = min(ttl, (until_ns - now_ns) // _SECOND)
+    if expires_at is not None:
+        ttl = min(ttl, expires_at - now_ns // _SECOND)
+    return max(ttl, 0)

@@ -73,12 +73,14 @@ class Service:
         started = time.perf_counter_ns()
         now_ns = self._clock_ns()
         snapshot = self.snapshot
-        outcome = outcome_of(os.urandom(16).hex(), now_ns, snapshot)
+        decision_id = os.urandom(16).hex()
+        outcome: Outcome | None = None
         try:
-            outcome = self._outcome(data, snapshot, outcome)
+            outcome = self._outcome(data, snapshot, decision_id, now_ns)
             wire = response.write(outcome, report_errors=self._report_errors)
         except Exception as error:  # noqa: BLE001  the one frame that turns a bug into a denial
-            outcome = _failed(outcome, Reason.INTERNAL_ERROR, type(error).__name__)
+            known = outcome or outcome_of(decision_id, now_ns, snapshot)
+            outcome = _failed(known, Reason.INTERNAL_ERROR, type(error).__name__)
             wire = response.write(outcome, report_errors=self._report_errors)
             self._metrics.internal_error(error)
         return self._recorded(outcome, wire, snapshot, started)
@@ -108,13 +110,14 @@ class Service:
         denied = _failed(wait.outcome, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
         return self._denied(denied)
 
-    def _outcome(self, data: bytes, snapshot: Snapshot | None, unknown: Outcome) -> Outcome:
+    def _outcome(self, data: bytes, snapshot: Snapshot | None, decision_id: str, now_ns: int) -> Outcome:
         if snapshot is None:
+            unknown = outcome_of(decision_id, now_ns, None)
             return _failed(unknown, Reason.NOT_READY, "no policies are loaded yet")
         facts = request.read(data, snapshot.header_names)
         if isinstance(facts, Refusal):
-            return _failed(unknown, facts.reason, facts.detail)
-        return check(facts, snapshot, self._read_state(), unknown.decision_id, unknown.now_ns)
+            return _failed(outcome_of(decision_id, now_ns, snapshot), facts.reason, facts.detail)
+        return check(facts, snapshot, self._read_state(), decision_id, now_ns)
 
     def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
         try:
