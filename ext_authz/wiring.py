@@ -30,7 +30,7 @@ from ext_authz.authn.tokens import own_issuer
 from ext_authz.authn.trust import TrustError, TrustStore
 from ext_authz.check import Snapshot
 from ext_authz.config import Inputs
-from ext_authz.config.listener_tls import listener_tls_mistakes
+from ext_authz.config.listeners import listener_mistakes
 from ext_authz.documents import Diagnostic, DocumentError, Path, mark_at
 from ext_authz.headers import Assertion, HeaderPlan, known_variable
 from ext_authz.mappers.catalog import Catalog
@@ -108,7 +108,7 @@ class _Builder:
 
     def snapshot(self) -> Snapshot:
         """Build everything; only to be used where no mistake was found."""
-        self.mistakes += listener_tls_mistakes(self.inputs)
+        self.mistakes += listener_mistakes(self.inputs)
         chain = self._chain()
         policies = self._policies()
         return Snapshot(

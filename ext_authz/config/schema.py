@@ -190,7 +190,7 @@ class AdminSettings(Section):
     listen: ListenAddress = "127.0.0.1:9192"
     """Address, or `unix:PATH` (0600)."""
     token_file: FilePath | None = None
-    """Holds the bearer token that everything but the open paths asks for."""
+    """Holds the bearer token (at least 32 characters) that everything but the open paths asks for."""
     tls: Unavailable = None
     """TLS of the admin listener."""
     allow_changes: Unavailable = None

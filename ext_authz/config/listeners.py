@@ -1,9 +1,12 @@
-"""Whether the listener's certificate, key and client CA can be used, before anything is started with them.
+"""Whether the listeners' certificate, key, client CA and token can be used, before anything is started with them.
 
-Law: a key that does not fit its certificate is found at load. Non-goal: whether clients will trust it.
+Law: a key that does not fit its certificate, or a token anybody can guess, is
+found at load. Non-goal: whether clients will trust it.
 """
 
+import re
 from collections.abc import Iterator
+from typing import Final
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -11,17 +14,27 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ext_authz.config.inputs import Inputs
-from ext_authz.documents import Diagnostic, mark_at
+from ext_authz.documents import Diagnostic, Path, mark_at
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 
 
-def listener_tls_mistakes(inputs: Inputs) -> list[Diagnostic]:
-    """Return what is wrong with the files of `server.tls`; files that could not be read are left out."""
-    return [Diagnostic(mark_at(inputs.node, ("server", "tls", name)), message) for name, message in _mistakes(inputs)]
+MIN_TOKEN: Final = 32
+_TOKEN = re.compile(rb"[!-~]+\Z")
 
 
-def _mistakes(inputs: Inputs) -> Iterator[tuple[str, str]]:
+def listener_mistakes(inputs: Inputs) -> list[Diagnostic]:
+    """Return what is wrong with the files of `server.tls` and `admin`; files that could not be read are left out."""
+    found: list[tuple[Path, str]] = [(("server", "tls", name), message) for name, message in _tls(inputs)]
+    path = inputs.settings.admin.token_file
+    token = None if path is None else inputs.files.get(str(path))
+    if token is not None and (len(token.strip()) < MIN_TOKEN or not _TOKEN.match(token.strip())):
+        message = f"`{path}` holds no token: at least {MIN_TOKEN} printable characters, no blanks"
+        found.append((("admin", "token_file"), message))
+    return [Diagnostic(mark_at(inputs.node, place), message) for place, message in found]
+
+
+def _tls(inputs: Inputs) -> Iterator[tuple[str, str]]:
     tls = inputs.settings.server.tls
     if tls is None:
         return
