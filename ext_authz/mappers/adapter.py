@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from ext_authz.mappers.body import is_grpc
@@ -18,6 +19,7 @@ GRPC: Final = "gRPC"
 EVERY: Final = "*"
 """The id of a request that may name any model; also the method of a row that takes every method."""
 
+_NOTHING: Final[Mapping[str, AttributeValue]] = MappingProxyType({})
 _SLOT = re.compile(r"\{([a-z_]+)(\*\*)?\}(:[A-Za-z_]+)?\Z")
 
 
@@ -38,16 +40,14 @@ class Named(NamedTuple):
     action: str
 
 
-@dataclass(frozen=True, slots=True)
-class Meaning:
+class Meaning(NamedTuple):
     """What one call means: at least one access, and what was found in it for limits."""
 
     named: tuple[Named, ...]
-    attributes: Mapping[str, AttributeValue] = field(default_factory=dict)
+    attributes: Mapping[str, AttributeValue] = _NOTHING
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One request at the row that its path found. `captured` holds the slots, decoded; `query` is verbatim."""
 
     facts: RequestFacts

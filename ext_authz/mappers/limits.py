@@ -23,7 +23,8 @@ def generation(content: Mapping[str, Any]) -> Attributes:
     if tokens is not None:
         found["max_tokens"] = tokens
     # One choice is what every server makes when nobody says otherwise.
-    choices = 1 if all(content.get(key) is None for key in CHOICE_KEYS) else _largest(content, CHOICE_KEYS)
+    asked = content.get("n") is not None or content.get("best_of") is not None
+    choices = _largest(content, CHOICE_KEYS) if asked else 1
     if choices is not None:
         found["n"] = choices
     size = _texts(content.get("input", content.get("prompt")))

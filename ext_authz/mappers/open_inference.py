@@ -34,7 +34,7 @@ from ext_authz.mappers.places import (
     version_problem,
     whole_number,
 )
-from ext_authz.mappers.wire import BYTES, Field, WireError, only, packed, scan, text
+from ext_authz.mappers.wire import BYTES, MAX_INNER_FIELDS, Field, WireError, only, packed, scan, text
 from ext_authz.model import AttributeValue, Reason, Refusal
 
 MAX_PARSED: Final = 64 * 1024
@@ -203,7 +203,7 @@ def _message_limits(data: bytes, fields: list[Field]) -> Attributes:
     largest = 0
     try:
         for tensor in inputs:
-            inner = scan(data, tensor.start, tensor.end, {2: BYTES, 3: BYTES})
+            inner = scan(data, tensor.start, tensor.end, {2: BYTES, 3: BYTES}, MAX_INNER_FIELDS)
             shape = only(inner, 3)
             if shape is None or text(data, inner, 2) == "BYTES":
                 return {}

@@ -65,6 +65,8 @@ def _in_body(call: Call) -> Meaning | Refusal:
     problem = others if isinstance(others, Refusal) else _agreed(call, model)
     if problem is not None or isinstance(others, Refusal):
         return problem or refuse("names other models")
+    if not others and not call.row.also:
+        return Meaning((Named("model", model, "", call.row.action),), generation(content))
     names = dict.fromkeys((model, *others))
     actions = dict.fromkeys((call.row.action, *(action for _, action in call.row.also)))
     named = tuple([Named("model", name, "", action) for name in names for action in actions])

@@ -6,9 +6,10 @@ Non-goal: whether anybody may do it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
-from typing import Final
+from types import MappingProxyType
+from typing import Final, NamedTuple
 
 from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, did_you_mean
 from ext_authz.mappers import body
@@ -29,8 +30,7 @@ _UPGRADE: Final = "upgrade"
 _KEYS: Final = ("routes", "catalog")
 
 
-@dataclass(frozen=True, slots=True)
-class RouteMatch:
+class RouteMatch(NamedTuple):
     """The entry a request falls under. `found` is the protocol's row, None where it has none for this path."""
 
     name: str
@@ -40,7 +40,7 @@ class RouteMatch:
     error_shape: str
     entry: Entry
     found: Found | None = None
-    captured: Mapping[str, str] = field(default_factory=dict)
+    captured: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from ext_authz.mappers.adapter import EVERY, GRPC, Adapter, Call, Meaning, Named
 from ext_authz.mappers.body import FRAME_HEADER, grpc_message, refuse
 from ext_authz.mappers.limits import instances
 from ext_authz.mappers.places import EVERYTHING, SERVER, name_problem, path_meaning, visible_json
-from ext_authz.mappers.wire import BYTES, VARINT, Field, WireError, only, scan, text
+from ext_authz.mappers.wire import BYTES, MAX_FIELDS, MAX_INNER_FIELDS, VARINT, Field, WireError, only, scan, text
 from ext_authz.model import Reason, Refusal
 
 MAX_MODELS: Final = 64
@@ -26,7 +26,7 @@ class _Spec(NamedTuple):
 
 def _spec(data: bytes, start: int, end: int) -> _Spec:
     """Read a ModelSpec: name 1, oneof (version 2: Int64Value {value 1}; version_label 4)."""
-    fields = scan(data, start, end, {1: BYTES, 2: BYTES, 4: BYTES})
+    fields = scan(data, start, end, {1: BYTES, 2: BYTES, 4: BYTES}, MAX_INNER_FIELDS)
     name, number, label = text(data, fields, 1), only(fields, 2), text(data, fields, 4)
     problem = name_problem(name)
     if problem:
@@ -35,16 +35,16 @@ def _spec(data: bytes, start: int, end: int) -> _Spec:
         return _Spec(name, _LABEL + label if label else "")
     if only(fields, 4) is not None:
         raise WireError("a version and a version label")
-    value = only(scan(data, number.start, number.end, {1: VARINT}), 1)
+    value = only(scan(data, number.start, number.end, {1: VARINT}, MAX_INNER_FIELDS), 1)
     version = 0 if value is None else value.start
     if version >> 63:
         raise WireError("a negative version")
     return _Spec(name, str(version))
 
 
-def _inner(data: bytes, outer: Field, what: str) -> Field:
+def _inner(data: bytes, outer: Field, what: str, limit: int = MAX_FIELDS) -> Field:
     """Return the only field 1 of a message."""
-    field = only(scan(data, outer.start, outer.end, {1: BYTES}), 1)
+    field = only(scan(data, outer.start, outer.end, {1: BYTES}, limit), 1)
     if field is None:
         raise WireError(f"no {what}")
     return field
@@ -57,7 +57,7 @@ def _configured(data: bytes) -> list[str]:
         raise WireError("a custom configuration")
     listed = _inner(data, config, "model_config_list")
     models = scan(data, listed.start, listed.end, {1: BYTES})[: MAX_MODELS + 1]
-    return [text(data, scan(data, model.start, model.end, {1: BYTES}), 1) for model in models]
+    return [text(data, scan(data, model.start, model.end, {1: BYTES}, MAX_INNER_FIELDS), 1) for model in models]
 
 
 def _message(data: bytes) -> Field:
@@ -84,7 +84,7 @@ def _tasks(call: Call) -> Meaning | Refusal:
     try:
         tasks = scan(data, FRAME_HEADER, len(data), {1: BYTES})
         for task in tasks[: MAX_MODELS + 1]:
-            field = _inner(data, task, "model_spec")
+            field = _inner(data, task, "model_spec", MAX_INNER_FIELDS)
             specs.append(_spec(data, field.start, field.end))
     except WireError as error:
         return refuse(f"holds {error}")

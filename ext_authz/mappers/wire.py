@@ -16,6 +16,8 @@ FIXED32: Final = 5
 
 # A message of a million two-byte fields must not cost a worker a second.
 MAX_FIELDS: Final = 4096
+MAX_INNER_FIELDS: Final = 128
+"""For messages that repeat within one: many of them must not cost what one may."""
 MAX_NAME_BYTES: Final = 1024
 _ONE_BYTE: Final = 0x80
 _MAX_TAG: Final = 0xFFFFFFFF
@@ -36,7 +38,7 @@ class Field(NamedTuple):
     end: int
 
 
-def scan(data: bytes, start: int, end: int, wanted: Mapping[int, int]) -> list[Field]:
+def scan(data: bytes, start: int, end: int, wanted: Mapping[int, int], limit: int = MAX_FIELDS) -> list[Field]:
     """Return the fields in `wanted` (number to wire type VARINT or BYTES) of the message in data[start:end].
 
     Raises WireError. Every other field is stepped over. Protocol Buffers
@@ -48,8 +50,8 @@ def scan(data: bytes, start: int, end: int, wanted: Mapping[int, int]) -> list[F
     count = 0
     while at < end:
         count += 1
-        if count > MAX_FIELDS:
-            raise WireError(f"more than {MAX_FIELDS} fields")
+        if count > limit:
+            raise WireError(f"more than {limit} fields")
         tag = data[at]
         if tag < _ONE_BYTE:
             at += 1

@@ -3,7 +3,8 @@
 import pytest
 from mapping_support import LIMIT, facts, frame
 
-from ext_authz.mappers.body import MAX_DEPTH, certainly_empty, grpc_message, is_grpc, json_body, json_object, whole
+from ext_authz.mappers.body import certainly_empty, grpc_message, is_grpc, json_body, json_object, whole
+from ext_authz.mappers.strict_json import MAX_DEPTH
 from ext_authz.model import Reason, Refusal
 
 
