@@ -76,7 +76,10 @@ class IpRange(_Lasting):
         if address is None:
             return None
         number = int(address)
-        return any(version == address.version and number & mask == base for version, base, mask in self._masks)
+        for version, base, mask in self._masks:  # noqa: SIM110  half the cost of `any`
+            if version == address.version and number & mask == base:
+                return True
+        return False
 
     def detail(self, query: Query, grant: Grant) -> str:  # noqa: ARG002, D102
         address = _unmapped(query.context.ip)
@@ -114,10 +117,14 @@ class TimeWindow:
         return opened
 
     def until_ns(self, query: Query, grant: Grant) -> int | None:  # noqa: ARG002, D102
-        context = query.context
-        clocks = (context.time_ns, context.now_ns) if self.strict else (context.time_ns,)
-        left = [end - clock for clock in clocks if (end := self.window.closes_ns(clock)) is not None]
-        return context.now_ns + min(left) if left else None
+        now_ns, time_ns = query.context.now_ns, query.context.time_ns
+        end = self.window.closes_ns(time_ns)
+        if end is None:
+            return None
+        left = end - time_ns
+        if self.strict:
+            left = min(left, (self.window.closes_ns(now_ns) or now_ns) - now_ns)
+        return now_ns + left
 
     def detail(self, query: Query, grant: Grant) -> str:  # noqa: ARG002, D102
         context, window = query.context, self.window.describe()

@@ -27,7 +27,10 @@ class SubjectEntry:
         """Whether every test holds; an anonymous caller only matches an entry that says so."""
         if identity.auth is Auth.ANONYMOUS and not self.anonymous:
             return False
-        return all([values.accepts_any(subject_values(identity, name)) for name, values in self.tests])  # noqa: C419
+        for name, values in self.tests:  # noqa: SIM110  here and below: a loop costs half of what `all` and `any` do
+            if not values.accepts_any(subject_values(identity, name)):
+                return False
+        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +91,20 @@ class CompiledPolicy:
         if self.subjects is None:
             return True
         subject = query.subject
-        return any([entry.matches(subject) for entry in self.subjects])  # noqa: C419  quicker for a few
+        for entry in self.subjects:  # noqa: SIM110
+            if entry.matches(subject):
+                return True
+        return False
 
     def resource_matches(self, query: Query) -> bool:
         """Whether one of the resource entries matches."""
         if self.resources is None:
             return True
         resource = query.resource
-        return any([entry.matches(resource) for entry in self.resources])  # noqa: C419
+        for entry in self.resources:  # noqa: SIM110
+            if entry.matches(resource):
+                return True
+        return False
 
     def action_matches(self, action: str) -> bool:
         """Whether one of the actions matches."""
@@ -115,13 +124,19 @@ class CompiledPolicy:
         """Whether the policy is in force and its conditions let it match."""
         if not self.in_force(query.context.now_ns):
             return False
-        return all(self.counts(condition.holds(query, self)) for condition in self.conditions)
+        for condition in self.conditions:  # noqa: SIM110
+            if not self.counts(condition.holds(query, self)):
+                return False
+        return True
 
     def until_ns(self, query: Query) -> int | None:
         """Return when what a matching allow relied on ends (Unix nanoseconds); None: it does not."""
-        ends = [condition.until_ns(query, self) for condition in self.conditions]
-        ends.append(self.source.not_after_ns)
-        return min((end for end in ends if end is not None), default=None)
+        until = self.source.not_after_ns
+        for condition in self.conditions:
+            end = condition.until_ns(query, self)
+            if end is not None and (until is None or end < until):
+                until = end
+        return until
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +200,11 @@ class PolicySet:
             elif unmet is None and not policy.deny and not policy.shadow:
                 unmet = policy
         matched = denies or allows
+        until_ns = None if denies or not allows else allows[0].until_ns(query)
+        logged = any([policy.audit_logged for policy in matched])  # noqa: C419
+        names = tuple([policy.id for policy in matched])
         return Verdict(
-            reason=_reason(denies, allows, unmet),
-            policy=matched[0] if matched else unmet,
-            policies=tuple([policy.id for policy in matched]),
-            shadow=tuple(shadow),
-            audit_logged=any([policy.audit_logged for policy in matched]),  # noqa: C419
-            until_ns=None if denies or not allows else allows[0].until_ns(query),
+            _reason(denies, allows, unmet), matched[0] if matched else unmet, names, tuple(shadow), logged, until_ns
         )
 
 

@@ -15,6 +15,8 @@ from ext_authz.policy.matching import ANYTHING, Entry, Trait, resource_value, su
 
 # With this few policies left it is cheaper to test them than to intersect further.
 FEW: Final = 8
+# With this few policies at all it is cheaper to test each than to look any up.
+FEWEST: Final = 4
 
 
 class Filing(NamedTuple):
@@ -114,15 +116,18 @@ class _Rarity:
 class Index:
     """Finds candidates among numbered policies."""
 
-    __slots__ = ("_actions", "_resources", "_subjects")
+    __slots__ = ("_actions", "_everything", "_resources", "_subjects")
 
     def __init__(self, subjects: Sequence[Filing], resources: Sequence[Filing], actions: Sequence[Filing]) -> None:
         self._subjects = Axis(subjects)
         self._resources = Axis(resources)
         self._actions = Axis(actions)
+        self._everything = tuple(range(len(actions))) if len(actions) <= FEWEST else None
 
     def candidates(self, query: Query) -> Collection[int]:
         """Return the numbers of the policies that could match, ascending."""
+        if self._everything is not None:
+            return self._everything
         axes: list[tuple[int, list[Posting]]] = []
         for found in (self._by_resource(query.resource), self._by_subject(query), self._by_action(query.action)):
             count = sum([posting.count for posting in found])
