@@ -20,7 +20,7 @@ MAX_REQUEST_ID = 128
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
-def gather(
+def gather(  # noqa: PLR0917  what the context is made of, in the order it is read
     facts: RequestFacts,
     path: str,
     identity: Identity,

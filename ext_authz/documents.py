@@ -8,7 +8,7 @@ keys, tags and merge keys are mistakes. Non-goal: knowing any schema.
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import yaml
 
@@ -67,6 +67,9 @@ class DocumentError(Exception):
 
 
 _TOP = Mark("", 0, 0)
+
+Event = Any
+"""One of libyaml's or PyYAML's parse events; their stubs share no useful base."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +135,7 @@ class Text(str):
     __slots__ = ("plain",)
     plain: bool
 
-    def __new__(cls, text: str, *, plain: bool) -> "Text":
+    def __new__(cls, text: str, *, plain: bool) -> Self:
         """Make a text; `plain` as in Scalar."""
         made = super().__new__(cls, text)
         made.plain = plain
@@ -190,28 +193,31 @@ class _Builder:
                 root = None if empty else node
         return root
 
-    def _mark(self, event: Any) -> Mark:
+    def _mark(self, event: Event) -> Mark:
         at = event.start_mark
         return Mark(self.file, at.line + 1, at.column + 1)
 
-    def _mistake(self, event: Any, message: str) -> None:
+    def _mistake(self, event: Event, message: str) -> None:
         self.mistakes.append(Diagnostic(self._mark(event), message))
 
-    def _spend(self, event: Any, nodes: int, depth: int) -> None:
+    def _spend(self, event: Event, nodes: int, depth: int) -> None:
         self.count += nodes
         if self.count > MAX_NODES:
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} nodes", problem_mark=event.start_mark)
         if depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)
 
-    def _node(self, event: Any, depth: int) -> Node:
+    def _alias(self, event: Event, depth: int) -> Node:
+        known = self.anchors.get(event.anchor)
+        if known is None:
+            raise yaml.MarkedYAMLError(problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark)
+        self._spend(event, known[1], depth)
+        return known[0]
+
+    def _node(self, event: Event, depth: int) -> Node:
         self._spend(event, 1, depth)
         if isinstance(event, yaml.AliasEvent):
-            known = self.anchors.get(event.anchor)
-            if known is None:
-                raise yaml.MarkedYAMLError(problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark)
-            self._spend(event, known[1], depth)
-            return known[0]
+            return self._alias(event, depth)
         if event.tag is not None and event.tag != "!":
             self._mistake(event, f"tags are not supported: `{event.tag}`")
         before = self.count
@@ -229,7 +235,7 @@ class _Builder:
             self.anchors[event.anchor] = (node, self.count - before)
         return node
 
-    def _mapping(self, event: Any, depth: int) -> MappingNode:
+    def _mapping(self, event: Event, depth: int) -> MappingNode:
         entries: list[tuple[Scalar, Node]] = []
         seen: set[str] = set()
         while not isinstance(child := next(self.events), yaml.MappingEndEvent):
@@ -250,7 +256,7 @@ class _Builder:
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def to_plain(node: Node | None) -> Any:
+def to_plain(node: Node | None) -> Any:  # noqa: ANN401  plain data has no one type
     """Turn nodes into dicts, lists, `Text` and None (for pydantic or JSON)."""
     if node is None or (isinstance(node, Scalar) and node.is_null):
         return None

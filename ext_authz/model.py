@@ -160,6 +160,8 @@ class Refusal:
     detail: str
     # What the bad credential claimed to be; evidence, never an identity.
     claimed_subject: str = ""
+    # (issuer, key id) of a key that is not known here and may be in the issuer's newest key set.
+    sought: tuple[str, str] | None = None
 
 
 class Auth(StrEnum):
@@ -281,7 +283,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What the policy engine is asked: may `subject` do `action` on `resource` in this `context`?
+    """The question to the policy engine: whether `subject` may do `action` on `resource` in this `context`.
 
     `attributes` are the request's own (Target.attributes), read by `max` and CEL.
     """

@@ -6,6 +6,7 @@ with all of it. Non-goal: deciding when to build.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
@@ -17,6 +18,7 @@ from ext_authz.authn.assertion import AssertionSigner, conflicts
 from ext_authz.authn.jwks import KeySet, KeySetError, from_jwks, from_secret
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
 from ext_authz.authn.mtls import MtlsAuthenticator
+from ext_authz.authn.remote import NO_KEYS, NOTHING_FETCHED, Fetched
 from ext_authz.authn.roles import RoleBindings
 from ext_authz.authn.signing import (
     SigningKey,
@@ -45,8 +47,8 @@ _Made = TypeVar("_Made")
 _UNUSABLE: Final = (KeySetError, SigningKeyError, TrustError, ValueError)
 
 
-def build(inputs: Inputs) -> Snapshot:
-    """Build the snapshot of inputs that loaded without a mistake.
+def build(inputs: Inputs, fetched: Fetched = NOTHING_FETCHED) -> Snapshot:
+    """Build the snapshot of inputs that loaded without a mistake, with the keys fetched so far.
 
     Raises DocumentError with everything that is wrong beyond reading.
     """
@@ -54,7 +56,16 @@ def build(inputs: Inputs) -> Snapshot:
     snapshot = builder.snapshot()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
-    return snapshot
+    return with_keys(snapshot, fetched)
+
+
+def with_keys(snapshot: Snapshot, fetched: Fetched) -> Snapshot:
+    """Return the snapshot with these fetched keys; all else, the revision too, stays."""
+    chain = snapshot.authenticators
+    tokens = None if chain.jwt is None else chain.jwt.with_fetched(fetched)
+    if tokens is None or tokens is chain.jwt:
+        return snapshot
+    return replace(snapshot, authenticators=chain.with_tokens(tokens))
 
 
 def load(path: FilePath, environ: Mapping[str, str]) -> tuple[Inputs, Snapshot]:
@@ -186,6 +197,8 @@ class _Builder:
                 keys = self._open((*place, "jwks_file"), settings.jwks_file, from_jwks)
             elif settings.hmac_secret_file is not None:
                 keys = self._open((*place, "hmac_secret_file"), settings.hmac_secret_file, from_secret)
+            else:
+                yield JwtIssuer(settings, NO_KEYS, until_ns=0)
             if keys is None:
                 continue
             try:

@@ -62,6 +62,12 @@ class Chain:
             _REMEMBERED, _REMEMBERED_BYTES
         )
 
+    def with_tokens(self, jwt: JwtAuthenticator) -> "Chain":
+        """Return this chain with other keys for the same issuers; identities stay remembered by verified token."""
+        made = Chain(self.mtls, jwt, self.api_keys, self.bindings, self.anonymous)
+        made._memory = self._memory  # noqa: SLF001
+        return made
+
     def authenticate(self, facts: RequestFacts, state: State, now_ns: int) -> Identity | Refusal:
         """Return the verified caller; `now_ns` is this machine's clock in Unix nanoseconds."""
         found = self._find(facts)

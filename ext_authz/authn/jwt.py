@@ -8,131 +8,27 @@ Non-goal: revocation, role bindings and where tokens are found (the chain).
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Final, Literal
-
-from pydantic import BeforeValidator, model_validator
+from typing import Any, Final
 
 from ext_authz.authn import claims as read
 from ext_authz.authn import spiffe
 from ext_authz.authn.cache import Verdicts
 from ext_authz.authn.claims import ClaimError
 from ext_authz.authn.jwks import KeySet
-from ext_authz.authn.jws import (
-    ALGORITHMS,
-    HMAC_BYTES,
-    MAX_TOKEN_BYTES,
-    Compact,
-    JwsError,
-    b64url_decode,
-    parse_compact,
-    strict_json,
-)
+from ext_authz.authn.jws import MAX_TOKEN_BYTES, Compact, JwsError, b64url_decode, parse_compact, strict_json
+from ext_authz.authn.jwt_settings import JwtSettings, MfaSettings
 from ext_authz.authn.names import bare_problem, claimed
+from ext_authz.authn.remote import Fetched
 from ext_authz.model import Auth, Identity, Reason, Refusal
-from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, Unavailable, mistake, shown
 
 ASSERTION_TYPE: Final = "authz-assertion+jwt"
 OWN_TYPE: Final = "at+jwt"
 _FOREIGN_TYPES: Final = frozenset({"", "jwt", OWN_TYPE})
 _SVID_TYPES: Final = _FOREIGN_TYPES | {"jose"}
-MAX_LEEWAY: Final = 300
 NS: Final = 1_000_000_000
 _REMEMBERED: Final = 8192
 _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 _THUMBPRINT_BYTES: Final = 32
-
-
-def _algorithm(value: object) -> str:
-    if isinstance(value, str) and value.lower() == "none":
-        raise mistake("`none` is never accepted: it means that anybody may write the token")
-    if not isinstance(value, str) or value not in ALGORITHMS:
-        raise mistake(f"{shown(value)} is none of {', '.join(sorted(ALGORITHMS))}")
-    return str(value)
-
-
-def _prefix(value: object) -> str:
-    if not isinstance(value, str) or not value.isprintable() or "://" in value or value != value.lstrip():
-        raise mistake(f"{shown(value)} cannot stand before a subject")
-    if bare_problem(f"{value}x") is not None:
-        raise mistake(f"{shown(value)} makes subjects read as names of another kind")
-    return str(value)
-
-
-Algorithm = Annotated[str, BeforeValidator(_algorithm)]
-
-
-class ClaimPaths(Settings):
-    """Where a token says what; dotted paths. `roles` and `groups` are taken only where named here."""
-
-    roles: NonEmptyText | None = None
-    """Claim with the subject's roles: a list of texts or one text."""
-    groups: NonEmptyText | None = None
-    """Claim with the subject's groups."""
-    org: NonEmptyText | None = "org"
-    """Claim with the subject's organisation, one text."""
-    scopes: NonEmptyText | None = "scope"
-    """Claim with scopes: words in one text, or a list."""
-
-
-class MfaSettings(Settings):
-    """What in a token says that more than one factor was used (RFC 8176, OpenID Connect Core 2)."""
-
-    amr: tuple[NonEmptyText, ...] = ("mfa",)
-    """Values of `amr` of which one is enough."""
-    acr: tuple[NonEmptyText, ...] = ()
-    """Values of `acr` that are enough."""
-
-
-class JwtSettings(Settings):
-    """One issuer whose tokens are accepted."""
-
-    issuer: NonEmptyText
-    """The exact `iss` of its tokens."""
-    audiences: Some[NonEmptyText]
-    """A token must name one of these in `aud`."""
-    jwks_file: FilePath | None = None
-    """JWK set with the issuer's public keys."""
-    hmac_secret_file: FilePath | None = None
-    """Shared secret of at least 32 bytes (one line break at its end is dropped)."""
-    jwks_uri: Unavailable = None
-    """Where the JWK set is fetched."""
-    discovery: Unavailable = None
-    """Find the JWK set by OpenID Connect discovery."""
-    algorithms: tuple[Algorithm, ...] = ()
-    """Only these; without it RS256 for public keys, HS256 for a secret."""
-    leeway: Seconds = 30
-    """How far clocks may differ; at most 5m."""
-    max_lifetime: Seconds = 3600
-    """A token that lives longer, or will expire later than this from now, is refused."""
-    claims: ClaimPaths = ClaimPaths()
-    """Where a token says what."""
-    subject_prefix: Annotated[str, BeforeValidator(_prefix)] = ""
-    """Put before `sub` and groups; with two issuers each needs a different one."""
-    binding: Literal["off", "if_present", "required"] = "if_present"
-    """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""
-    mfa: MfaSettings = MfaSettings()
-    """What says that more than one factor was used."""
-    jwt_svid: Flag = False
-    """Allow subjects that are SPIFFE IDs of `identity.mtls.trust_domains`."""
-
-    @model_validator(mode="after")
-    def _holds_together(self) -> "JwtSettings":
-        if (self.jwks_file is None) == (self.hmac_secret_file is None):
-            raise mistake("exactly one of `jwks_file` and `hmac_secret_file` is needed")
-        for algorithm in self.algorithms:
-            if (algorithm in HMAC_BYTES) != (self.hmac_secret_file is not None):
-                kind = "a public key" if algorithm in HMAC_BYTES else "a shared secret"
-                raise mistake(f"`{algorithm}` cannot verify with {kind}")
-        if self.leeway > MAX_LEEWAY:
-            raise mistake(f"`leeway` is at most {MAX_LEEWAY}s")
-        if self.max_lifetime == 0:
-            raise mistake("`max_lifetime` is 0: every token would be refused")
-        return self
-
-    @property
-    def accepted(self) -> frozenset[str]:
-        """The algorithms accepted, the default filled in."""
-        return frozenset(self.algorithms or (("RS256",) if self.hmac_secret_file is None else ("HS256",)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,11 +37,13 @@ class JwtIssuer:
 
     `own`: the tokens are minted here (tokens.py), so they must say `at+jwt`, and
     their subjects may be another issuer's: whoever holds our key may name anybody.
+    `until_ns` is when fetched keys end to count (Unix nanoseconds); None for keys that are configured.
     """
 
     settings: JwtSettings
     keys: KeySet
     own: bool = False
+    until_ns: int | None = None
     types: frozenset[str] = field(init=False)
     algorithms: frozenset[str] = field(init=False)
 
@@ -154,7 +52,8 @@ class JwtIssuer:
         object.__setattr__(self, "algorithms", self.settings.accepted)
         foreign = _SVID_TYPES if self.settings.jwt_svid else _FOREIGN_TYPES
         object.__setattr__(self, "types", frozenset({OWN_TYPE}) if self.own else foreign)
-        if not any(self.algorithms & key.algorithms for key in self.keys.keys):
+        fetched = self.until_ns is not None
+        if not fetched and not any(self.algorithms & key.algorithms for key in self.keys.keys):
             raise ValueError(f"no key of issuer `{self.settings.issuer}` is for {', '.join(sorted(self.algorithms))}")
 
 
@@ -194,6 +93,7 @@ class JwtAuthenticator:
             raise ValueError("only one issuer may have `jwt_svid`: a SPIFFE ID has no prefix that tells two apart")
         self._prefixes = prefixes
         self._trust_domains = frozenset(trust_domains)
+        self._until = {name: each.until_ns for name, each in self._issuers.items() if each.until_ns is not None}
         self._memory: Verdicts[bytes, VerifiedToken] = Verdicts(_REMEMBERED, _REMEMBERED_BYTES)
 
     @property
@@ -204,8 +104,24 @@ class JwtAuthenticator:
     def with_keys(self, issuer: str, keys: KeySet) -> "JwtAuthenticator":
         """Return an authenticator with other keys for `issuer` and nothing remembered; raises KeyError, ValueError."""
         old = self._issuers[issuer]
-        swapped = {**self._issuers, issuer: JwtIssuer(old.settings, keys, own=old.own)}
-        return JwtAuthenticator(swapped.values(), self._trust_domains)
+        return self._with([JwtIssuer(old.settings, keys, own=old.own, until_ns=old.until_ns)])
+
+    def with_fetched(self, fetched: Fetched) -> "JwtAuthenticator":
+        """Return an authenticator with these fetched keys; what is remembered goes with the first key that changed."""
+        changed = []
+        for old in self._issuers.values():
+            if old.until_ns is not None:
+                keys, until_ns = fetched.of(old.settings)
+                if (keys.digest, until_ns) != (old.keys.digest, old.until_ns):
+                    changed.append(JwtIssuer(old.settings, keys, until_ns=until_ns))
+        return self._with(changed) if changed else self
+
+    def _with(self, changed: Iterable[JwtIssuer]) -> "JwtAuthenticator":
+        swapped = {**self._issuers, **{each.settings.issuer: each for each in changed}}
+        made = JwtAuthenticator(swapped.values(), self._trust_domains)
+        if all(each.keys.digest == self._issuers[name].keys.digest for name, each in swapped.items()):
+            made._memory = self._memory  # noqa: SLF001  the same keys verify the same tokens
+        return made
 
     def authenticate(self, token: str, fingerprint: str, now_ns: int) -> VerifiedToken | Refusal:
         """Verify `token`; `fingerprint` is the caller's certificate's (SHA-256 hex, "" without one)."""
@@ -219,6 +135,9 @@ class JwtAuthenticator:
                 return found
             verified = found
             self._memory.put(digest, verified, verified.size)
+        if self._until and now_ns >= self._until.get(verified.identity.issuer, now_ns + 1):
+            who = claimed(verified.identity.name)
+            return Refusal(Reason.INVALID_TOKEN, "the keys of its issuer are older than `max_stale`", who)
         if not verified.from_ns <= now_ns < verified.until_ns:
             who = claimed(verified.identity.name)
             if now_ns >= verified.until_ns:
@@ -242,6 +161,8 @@ class JwtAuthenticator:
             issuer = self._issuer(parsed, payload)
             self._signature(parsed, issuer)
             return self._read(payload, issuer, len(token))
+        except _UnknownKeyError as error:
+            return Refusal(Reason.INVALID_TOKEN, str(error), subject, error.sought)
         except (JwsError, ClaimError) as error:
             return Refusal(Reason.INVALID_TOKEN, str(error), subject)
 
@@ -260,6 +181,12 @@ class JwtAuthenticator:
 
     def _signature(self, parsed: Compact, issuer: JwtIssuer) -> None:
         keys = issuer.keys.candidates(parsed.algorithm, parsed.kid if not _is_secret(issuer) else None)
+        if not keys and issuer.until_ns is not None:
+            name = issuer.settings.issuer
+            if not issuer.keys.keys:
+                raise _UnknownKeyError("the keys of its issuer have not been fetched yet", (name, parsed.kid or ""))
+            if parsed.kid is not None and not issuer.keys.has_kid(parsed.kid):
+                raise _UnknownKeyError("`kid` is not one of this issuer's keys", (name, parsed.kid))
         if not keys:
             known = parsed.kid is None or issuer.keys.has_kid(parsed.kid)
             raise JwsError("no key is for this `alg`" if known else "`kid` is not one of this issuer's keys")
@@ -334,6 +261,14 @@ class JwtAuthenticator:
         if any(len(other) > len(prefix) and full.startswith(other) for other in self._prefixes):
             raise ClaimError(f"`{what}` reads as another issuer's")
         return full
+
+
+class _UnknownKeyError(JwsError):
+    """No key verifies the token, but one that is not fetched yet may: `sought` is (issuer, `kid`)."""
+
+    def __init__(self, message: str, sought: tuple[str, str]) -> None:
+        super().__init__(message)
+        self.sought = sought
 
 
 def _is_secret(issuer: JwtIssuer) -> bool:

@@ -6,7 +6,7 @@ top of the configuration. Non-goal: one part alone (its settings model has that)
 
 from collections.abc import Iterator, Sequence
 
-from ext_authz.authn.jwt import JwtSettings
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.spiffe import problem
 from ext_authz.documents import Path

@@ -10,7 +10,8 @@ from typing import Any, Final
 
 from ext_authz.authn.jwks import KeySet
 from ext_authz.authn.jws import b64url_encode
-from ext_authz.authn.jwt import OWN_TYPE, ClaimPaths, JwtIssuer, JwtSettings
+from ext_authz.authn.jwt import OWN_TYPE, JwtIssuer
+from ext_authz.authn.jwt_settings import ClaimPaths, JwtSettings
 from ext_authz.authn.names import bare_problem
 from ext_authz.authn.signing import SigningKey
 from ext_authz.settings import FilePath, NonEmptyText, Settings

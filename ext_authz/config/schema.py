@@ -16,7 +16,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.authn.api_key import ApiKeysSettings
 from ext_authz.authn.assertion import AssertionSettings
-from ext_authz.authn.jwt import JwtSettings
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings
 from ext_authz.authn.tokens import TokensSettings

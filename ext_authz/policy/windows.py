@@ -14,9 +14,9 @@ from zoneinfo import ZoneInfo
 DAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 MINUTES_PER_DAY: Final = 24 * 60
 SECOND_NS: Final = 1_000_000_000
-# Beyond these a zone's offset could leave what a calendar date can hold (years 1 to 9999).
-_EARLIEST: Final = -62_135_000_000
-_LATEST: Final = 253_402_000_000
+# Years 5 to 9987: nothing computed from a time within leaves what a calendar date can hold (years 1 to 9999).
+_EARLIEST: Final = -62_000_000_000
+_LATEST: Final = 253_000_000_000
 _LOOK_AHEAD: Final = 8
 
 

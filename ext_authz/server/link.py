@@ -75,5 +75,5 @@ def pair() -> tuple[Link, int]:
 
 def adopt(descriptor: int) -> Link:
     """Return the link over an inherited descriptor."""
-    os.set_inheritable(descriptor, False)  # noqa: FBT003
+    os.set_inheritable(descriptor, False)
     return Link(Connection(descriptor))

@@ -36,7 +36,7 @@ class Watch:
     def _look(self) -> Stamp:
         names = set(self._paths)
         for pattern in self._patterns:
-            names.update(glob.glob(pattern, recursive=True))
+            names.update(glob.glob(pattern, recursive=True))  # noqa: PTH207  patterns may be absolute
         return tuple(_stamp(name) for name in sorted(names))
 
 

@@ -70,7 +70,10 @@ def test_it_starts_answers_drains_and_leaves_no_process(start, tmp_path, transpo
     assert sidecar.stop() == 0
     assert not any(os.path.exists(f"/proc/{pid}") for pid in children)
     assert not (tmp_path / "0.sock").exists()
-    assert [event["event"] for event in sidecar.events() if event["schema"] == "ext_authz.lifecycle/1"] == ["start", "stop"]
+    assert [event["event"] for event in sidecar.events() if event["schema"] == "ext_authz.lifecycle/1"] == [
+        "start",
+        "stop",
+    ]
 
 
 def test_each_of_two_workers_answers_at_its_own_socket(start, tmp_path):
@@ -78,7 +81,9 @@ def test_each_of_two_workers_answers_at_its_own_socket(start, tmp_path):
     for worker in (0, 1):
         assert sidecar.check(infer(), address(tmp_path, worker)).allowed
     sidecar.stop()
-    writers = {event["event_id"].split("-2")[0] for event in sidecar.events() if event["schema"] == "ext_authz.decision/1"}
+    writers = {
+        event["event_id"].split("-2")[0] for event in sidecar.events() if event["schema"] == "ext_authz.decision/1"
+    }
     assert writers == {"worker-0", "worker-1"}
 
 
@@ -161,14 +166,14 @@ def test_an_approval_is_live_within_a_second_and_on_record_once(start, tmp_path)
     done = cli(tmp_path, "approve", "deploying", "--group", "board", "--for", DEPLOYER, "--ttl", "1h", "--reason", "r1")
     assert done.returncode == 0, done.stderr
     wait_until(lambda: sidecar.check(load(), address(tmp_path)).allowed, 1, what="the approval")
-    done = cli(
-        tmp_path, "approve", "deploying", "--group", "board", "--for", DEPLOYER, "--withdraw", "--reason", "r2"
-    )
+    done = cli(tmp_path, "approve", "deploying", "--group", "board", "--for", DEPLOYER, "--withdraw", "--reason", "r2")
     assert done.returncode == 0, done.stderr
     wait_until(lambda: not sidecar.check(load(), address(tmp_path)).allowed, 1, what="the withdrawal")
     wait_until(
-        lambda: [e["event"] for e in sidecar.events() if e["schema"] == "ext_authz.state/1"]
-        == ["approval_recorded", "approval_withdrawn"],
+        lambda: (
+            [e["event"] for e in sidecar.events() if e["schema"] == "ext_authz.state/1"]
+            == ["approval_recorded", "approval_withdrawn"]
+        ),
         what="both changes on record",
     )
 

@@ -11,7 +11,8 @@ from ext_authz.authn import Chain
 from ext_authz.authn.api_key import ApiKey, ApiKeyAuthenticator, ApiKeysSettings
 from ext_authz.authn.api_key_file import new_key
 from ext_authz.authn.jwks import KeySet, from_jwks, from_secret
-from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer, JwtSettings
+from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsAuthenticator, MtlsSettings
 from ext_authz.authn.roles import RoleBindings, RoleBindingSettings
 from ext_authz.authn.trust import TrustStore

@@ -108,12 +108,12 @@ def _named(context: grpc.ServicerContext, names: tuple[str, ...]) -> bool:
     return any(name.decode("utf-8", "replace") in names for name in presented)
 
 
-def _credentials(tls: TlsFiles) -> Any:
+def _credentials(tls: TlsFiles) -> Any:  # noqa: ANN401  the stubs have no name for these
     """Return server credentials that are re-read at each handshake after a file changed."""
     stamps = _stamps(tls)
     current = _configuration(tls)
 
-    def fetch() -> Any:
+    def fetch() -> Any:  # noqa: ANN401
         nonlocal stamps, current
         try:
             fresh = _stamps(tls)
@@ -132,7 +132,7 @@ def _stamps(tls: TlsFiles) -> tuple[tuple[int, int], ...]:
     return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (file.stat() for file in files))
 
 
-def _configuration(tls: TlsFiles) -> Any:
+def _configuration(tls: TlsFiles) -> Any:  # noqa: ANN401
     try:
         # The standard library says at once, and in words, whether key and certificate belong together.
         ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(tls.certificate, tls.private_key)

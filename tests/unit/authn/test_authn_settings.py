@@ -9,7 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from ext_authz.authn.api_key import ApiKeysSettings
 from ext_authz.authn.assertion import AssertionSettings
-from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer, JwtSettings
+from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsAuthenticator, MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings, parse_member
 from ext_authz.authn.together import mistakes

@@ -7,6 +7,7 @@ from policy_support import ask, compiled, holds, mistakes, policy, subject
 
 from ext_authz.model import Auth
 from ext_authz.policy import cel
+from ext_authz.policy.explain import explain
 
 pytest.importorskip("cel_expr_python")
 
@@ -141,6 +142,24 @@ def test_without_the_library_a_policy_that_uses_it_is_a_mistake(monkeypatch):
     assert found.endswith("`cel`: needs the extra `cel`: install `ext-authz[cel]`")
     assert mistakes(policy("{mfa_required: true}")) == []
     cel._environment.cache_clear()
+
+
+def test_the_trace_says_what_the_expression_came_to_and_promises_nothing():
+    def explained(expression, effect="allow"):
+        found = explain(compiled(policy(quoted(expression), effect=effect)), ask())
+        assert found.would_allow_if == ()
+        return found.trace[0].detail
+
+    assert explained('action == "x"') == '`action == "x"` is false'
+    assert explained("resource.a == 1").startswith("`resource.a == 1` cannot be evaluated: NOT_FOUND")
+    assert explained("resource.a == 1", "deny").startswith(
+        "deny, because it cannot be ruled out: `resource.a == 1` cannot"
+    )
+
+
+def test_an_expression_made_by_hand_is_bounded_too():
+    with pytest.raises(cel.CelError, match="longer than 2048 characters"):
+        cel.Cel("true" + " " * 2048)
 
 
 def test_only_the_variables_that_an_expression_names_are_bound():

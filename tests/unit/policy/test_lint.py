@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from policy_support import load, ns
 
 from ext_authz.model import Reason
+from ext_authz.policy import overlap
 from ext_authz.policy.document import PolicyDocument
 from ext_authz.policy.lint import lint
 
@@ -210,6 +211,11 @@ def test_an_earlier_policy_that_names_the_decision_itself_is_not_superfluous():
     assert codes(f"id: n, {ROLE}", f"id: w, {EVERYBODY}") == ["subsumed"]
     assert codes(f"id: n, {ROLE}, ttl: 5m", f"id: w, {EVERYBODY}") == []
     assert codes(f"id: a, {ROLE}", f"id: b, {ROLE}") == ["subsumed"]
+
+
+def test_a_set_too_large_to_compare_is_left_alone(monkeypatch):
+    monkeypatch.setattr(overlap, "MAX_COMPARISONS", 0)
+    assert codes(f"id: w, {EVERYBODY}", f"id: n, {ROLE}") == []
 
 
 def test_warnings_of_overlap_point_at_the_policy():

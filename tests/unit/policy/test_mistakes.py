@@ -253,6 +253,47 @@ CASES = {
         DENY + "  conditions: [{time_window: {from: '09:00'}}]",
         ["4:30 `time_window` has no `to`"],
     ),
+    "lists where texts belong": (
+        DENY
+        + "  not_before: [a]\n  approvals: [1]\n  mode: {a: b}\n"
+        + "  conditions: [{max_token_age: [1m]}, {time_window: [a]}, {max: {a: [1]}}, {approval: ''}, {ip_range: [[a]]},"
+        + " {time_window: {from: [a], to: {b: c}, timezone: [d]}}, {mfa_required: [true]}]",
+        [
+            "4:15 `not_before` must be text",
+            "5:3 `approvals` counts people, but no `approval: GROUP` says whose",
+            "5:14 `approvals` must be text",
+            "6:9 `mode` must be text",
+            "7:32 `max_token_age` must be text",
+            "7:53 `time_window` must be text",
+            "7:69 `max` of `a` must be text",
+            "7:87 `approval` is empty",
+            "7:104 `ip_range` must be text",
+            "7:132 `from` must be text",
+            "7:141 `to` must be text",
+            "7:159 `timezone` must be text",
+            "7:181 `mfa_required` takes only `true`",
+        ],
+    ),
+    "names of nothing": (
+        "time_windows: {'': {from: '09:00', to: '10:00'}}\n"
+        + DENY
+        + "  subjects: [{claim: {'': x}}, {claim: {a: []}}]\n  resources: [{'': x}, {a: []}]",
+        [
+            "1:16 the name of a time window is empty",
+            "5:23 the name of a claim is empty",
+            "5:44 claim `a` is an empty list",
+            "6:16 an attribute is empty",
+            "6:28 `a` is an empty list",
+        ],
+    ),
+    "too many alternatives": (
+        DENY + f"  actions: [{', '.join(['a'] * 10_001)}]",
+        ["4:12 `actions` lists more than 10000 alternatives"],
+    ),
+    "approvals of two kinds of wrong": (
+        DENY + "  subjects: [{any: true}, {approval: [a]}, sec]",
+        ["4:38 `approval` must be text", "4:44 a subject must be a mapping (`key: value`)"],
+    ),
     "windows of nothing": ("time_windows:\n", ["1:14 `time_windows` must be a mapping (`key: value`)"]),
 }
 

@@ -26,7 +26,9 @@ def infer(model="fraud", principal=SCORER, **more):
 
 def load(model="fraud", principal=DEPLOYER):
     headers = {"content-type": "application/json", "content-length": "2"}
-    return check_request("POST", f"/v2/repository/models/{model}/load", principal=principal, headers=headers, body=b"{}")
+    return check_request(
+        "POST", f"/v2/repository/models/{model}/load", principal=principal, headers=headers, body=b"{}"
+    )
 
 
 def test_an_allow_is_on_record_before_it_is_given(running):

@@ -114,7 +114,10 @@ def test_a_message_over_the_limit_is_refused_and_the_next_is_served(serving):
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150)
-@given(message=st.binary(max_size=2000) | st.builds(lambda a, b: infer()[:a] + b, st.integers(0, 400), st.binary(max_size=60)))
+@given(
+    message=st.binary(max_size=2000)
+    | st.builds(lambda a, b: infer()[:a] + b, st.integers(0, 400), st.binary(max_size=60))
+)
 def test_any_message_gets_an_answer_and_none_an_allow_by_accident(serving, message):
     reply = serving.check(message)
     assert not reply.allowed or reply.metadata["policy_id"] == "scoring"
