@@ -32,17 +32,17 @@ def gather(  # noqa: PLR0917  what the context is made of, in the order it is re
     """Collect the context of one query. `now_ns` is this machine's clock in Unix nanoseconds."""
     request_id = facts.header(REQUEST_ID) or ""
     return Context(
-        ip=client_address(facts, trusted_proxies),
-        time_ns=facts.time_ns if facts.time_ns is not None else now_ns,
-        now_ns=now_ns,
-        risk=state.risk_of(identity.id, now_ns),
-        approvals=state.approvals_for(identity.id, now_ns),
-        method=facts.method,
-        host=facts.host,
-        path=path,
-        protocol=target.protocol,
-        request_id=request_id[:MAX_REQUEST_ID],
-        bytes=max(facts.body.size, 0),
+        client_address(facts, trusted_proxies),
+        facts.time_ns if facts.time_ns is not None else now_ns,
+        now_ns,
+        state.risk_of(identity.id, now_ns),
+        state.approvals_for(identity.id, now_ns),
+        facts.method,
+        facts.host,
+        path,
+        target.protocol,
+        request_id[:MAX_REQUEST_ID],
+        max(facts.body.size, 0),
     )
 
 
@@ -54,7 +54,7 @@ def client_address(facts: RequestFacts, trusted_proxies: Sequence[Network]) -> A
     the direct peer, which Envoy appends, is skipped once.
     """
     peer = _address(facts.source_address)
-    if peer is None or not _trusted(peer, trusted_proxies):
+    if peer is None or not trusted_proxies or not _trusted(peer, trusted_proxies):
         return peer
     values = facts.headers.get(FORWARDED_FOR, ())
     entries = [entry.strip(" \t") for entry in ",".join(values).split(",")] if values else []
