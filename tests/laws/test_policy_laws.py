@@ -44,6 +44,18 @@ def test_the_index_and_a_naive_scan_agree_on_everything(policies, queries):
             assert {name: template.source for name, template in verdict.policy.headers} == naive.headers
 
 
+@given(made.policies, st.lists(made.query, min_size=1, max_size=5), st.integers(1, 4))
+def test_the_index_finds_every_policy_that_concerns_a_query_however_many_there_are(policies, queries, times):
+    padding = [{"id": f"pad{n}", "effect": "deny", "actions": [f"never-{n}"]} for n in range(5)]
+    crowd = [{**policy, "id": f"{policy['id']}-{n}"} for n in range(times) for policy in policies]
+    compiled = made.compiled(padding + crowd)
+    for query in queries:
+        candidates = list(compiled._index.candidates(query))
+        assert candidates == sorted(set(candidates))
+        concerned = {number for number, policy in enumerate(compiled.policies) if policy.concerns(query)}
+        assert concerned <= set(candidates)
+
+
 @given(made.policies, made.query)
 def test_without_an_allow_policy_nothing_is_allowed(policies, query):
     assert outcome([policy for policy in policies if is_deny(policy)], query).reason is not Reason.ALLOWED
