@@ -106,7 +106,8 @@ class _Node:
 class Adapter:
     """A protocol: its name, its table (compiled to a trie), the shape of its errors, the headers it reads.
 
-    `slash_slots` are the slots in which an encoded slash may stand under
+    `aliases` are beginnings of templates (with both slashes) and the further
+    ones under which their rows are served. `slash_slots` are the slots in which an encoded slash may stand under
     `encoded_slash: true`. Safe to share: nothing changes after construction.
     """
 
@@ -118,6 +119,7 @@ class Adapter:
         error_shape: str = "",
         header_names: Iterable[str] = (),
         slash_slots: Iterable[str] = ("model",),
+        aliases: Mapping[str, tuple[str, ...]] | None = None,
     ) -> None:
         self.name: Final = name
         self.rows: Final = tuple(rows)
@@ -125,8 +127,13 @@ class Adapter:
         self.header_names: Final = frozenset(header_names)
         self.slash_slots: Final = frozenset(slash_slots)
         self._root: Final = _Node()
+        self.aliases: Final = dict(aliases or {})
         for row in self.rows:
-            self._insert(row)
+            self._insert(row, row.template)
+            for beginning, others in self.aliases.items():
+                if row.template.startswith(beginning):
+                    for other in others:
+                        self._insert(row, other + row.template.removeprefix(beginning))
 
     @property
     def yields(self) -> frozenset[tuple[str, str]]:
@@ -168,10 +175,10 @@ class Adapter:
             return "an encoded slash that, decoded, is another call"
         return None
 
-    def _insert(self, row: Row) -> None:
+    def _insert(self, row: Row, template: str) -> None:
         node = self._root
         names: list[str] = []
-        for token in row.template[1:].split("/"):
+        for token in template[1:].split("/"):
             slot = _SLOT.match(token)
             if slot is None:
                 node = node.literals.setdefault(token, _Node())
@@ -184,7 +191,7 @@ class Adapter:
             else:
                 node.slot = node = node.slot or _Node()
         if row.method in node.rows:
-            raise ValueError(f"{row.method} {row.template} stands twice")
+            raise ValueError(f"{row.method} {template} stands twice")
         node.rows[row.method] = (row, tuple(names))
 
 

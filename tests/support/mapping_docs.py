@@ -21,7 +21,11 @@ def updated(text: str) -> str:
 
 
 def _table(adapter: Adapter) -> str:
-    lines = [f"### `{adapter.name}`", "", "| call | resource | where it is named | action | reads of the body |"]
+    lines = [f"### `{adapter.name}`", ""]
+    for beginning, others in adapter.aliases.items():
+        also = ", ".join(f"`{other}`" for other in others)
+        lines += [f"What stands below `{beginning}` stands below {also} too.", ""]
+    lines += ["| call | resource | where it is named | action | reads of the body |"]
     lines.append("|---|---|---|---|---|")
     lines += [_line(row) for row in adapter.rows]
     return "\n".join(lines) + "\n"
