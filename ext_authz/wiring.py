@@ -68,13 +68,22 @@ def with_keys(snapshot: Snapshot, fetched: Fetched) -> Snapshot:
     return replace(snapshot, authenticators=chain.with_tokens(tokens))
 
 
+def key_sets(snapshot: Snapshot) -> Mapping[str, KeySet]:
+    """Return the key sets in force by issuer."""
+    chain = snapshot.authenticators
+    return {} if chain.jwt is None else {name: each.keys for name, each in chain.jwt.issuers.items()}
+
+
 def load(path: FilePath, environ: Mapping[str, str]) -> tuple[Inputs, Snapshot]:
-    """Read and build in one go. Raises DocumentError with the mistakes of both at once."""
+    """Read and build in one go, with the keys that a server of this run_dir fetched and keeps.
+
+    Raises DocumentError with the mistakes of both at once.
+    """
     draft = config.read_inputs(path, environ)
     snapshot, mistakes = attempt(draft)
     if mistakes or draft.inputs is None or snapshot is None:
         raise DocumentError(mistakes, draft.texts)
-    return draft.inputs, snapshot
+    return draft.inputs, with_keys(snapshot, config.kept_keys(draft.inputs.settings.run_dir))
 
 
 def attempt(draft: config.Draft) -> tuple[Snapshot | None, tuple[Diagnostic, ...]]:

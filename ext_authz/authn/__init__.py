@@ -65,7 +65,7 @@ class Chain:
     def with_tokens(self, jwt: JwtAuthenticator) -> "Chain":
         """Return this chain with other keys for the same issuers; identities stay remembered by verified token."""
         made = Chain(self.mtls, jwt, self.api_keys, self.bindings, self.anonymous)
-        made._memory = self._memory  # noqa: SLF001
+        made._memory = self._memory
         return made
 
     def authenticate(self, facts: RequestFacts, state: State, now_ns: int) -> Identity | Refusal:

@@ -156,8 +156,9 @@ def strip_newline(data: bytes) -> bytes:
 
 def _key_set(keys: list[Key], ignored: list[str]) -> KeySet:
     digest = hashlib.sha256()
-    for key in keys:
-        digest.update(orjson.dumps([key.kid, sorted(key.algorithms), key.thumbprint]))
+    # In whatever order: some issuers list the same keys differently each time.
+    for line in sorted(orjson.dumps([key.kid, sorted(key.algorithms), key.thumbprint]) for key in keys):
+        digest.update(line)
     return KeySet(tuple(keys), digest.hexdigest(), tuple(ignored))
 
 

@@ -120,7 +120,7 @@ class JwtAuthenticator:
         swapped = {**self._issuers, **{each.settings.issuer: each for each in changed}}
         made = JwtAuthenticator(swapped.values(), self._trust_domains)
         if all(each.keys.digest == self._issuers[name].keys.digest for name, each in swapped.items()):
-            made._memory = self._memory  # noqa: SLF001  the same keys verify the same tokens
+            made._memory = self._memory
         return made
 
     def authenticate(self, token: str, fingerprint: str, now_ns: int) -> VerifiedToken | Refusal:

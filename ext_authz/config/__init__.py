@@ -6,16 +6,18 @@ not load is never half used. Non-goal: building a snapshot (wiring does).
 
 from ext_authz.config.inputs import Draft, Inputs, load_inputs, patterns, read_inputs
 from ext_authz.config.load import Loaded, load
-from ext_authz.config.run_dir import prepare_run_dir, run_dir_problem
+from ext_authz.config.run_dir import KEPT_KEYS, kept_keys, prepare_run_dir, run_dir_problem
 from ext_authz.config.schema import AdminSettings, ServerSettings, Settings
 
 __all__ = [
+    "KEPT_KEYS",
     "AdminSettings",
     "Draft",
     "Inputs",
     "Loaded",
     "ServerSettings",
     "Settings",
+    "kept_keys",
     "load",
     "load_inputs",
     "patterns",

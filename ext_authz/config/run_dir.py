@@ -10,11 +10,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
+from ext_authz.authn.remote import NOTHING_FETCHED, Fetched
 from ext_authz.config.load import reason
 from ext_authz.documents import Diagnostic, DocumentError, Mark
 
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 _ROOT: Final = 0
+KEPT_KEYS: Final = "keys.json"
+_MAX_KEPT_BYTES: Final = 64 * 2**20
 
 
 def prepare_run_dir(path: Path, mark: Mark | None = None) -> None:
@@ -48,3 +51,14 @@ def run_dir_problem(path: Path) -> str | None:
     if not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         return f"`run_dir` {path} cannot be written by this user"
     return None
+
+
+def kept_keys(path: Path) -> Fetched:
+    """Return the fetched keys that a server keeps in the run_dir `path`; none where there is no good file."""
+    if run_dir_problem(path) is not None:
+        return NOTHING_FETCHED
+    try:
+        with (path / KEPT_KEYS).open("rb") as file:
+            return Fetched.from_bytes(file.read(_MAX_KEPT_BYTES))
+    except (OSError, ValueError):
+        return NOTHING_FETCHED

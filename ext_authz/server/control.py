@@ -11,17 +11,24 @@ import time
 from pathlib import Path
 from typing import Final
 
+import orjson
+
 from ext_authz import wiring
 from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.sinks import open_sinks
 from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
 from ext_authz.server.exposition import render
+from ext_authz.server.keys import KeyKeeper
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import (
     AUDIT_EVENTS,
+    KEY_FETCHES,
+    KEYS_AGE,
+    KEYS_USABLE,
     RELOADS,
     SPOOL_BYTES,
     MetricsWriter,
@@ -43,7 +50,7 @@ RELOAD_LOOKS: Final = 2
 class Control:
     """The control process. Everything that changes happens on the thread that runs `run`."""
 
-    def __init__(self, config_file: Path, link: Link, inputs: Inputs) -> None:
+    def __init__(self, config_file: Path, link: Link, inputs: Inputs, fetched: Fetched) -> None:
         settings = inputs.settings
         self._link = link
         self._run_dir = settings.run_dir
@@ -58,6 +65,13 @@ class Control:
         self._metrics = settings.run_dir / "metrics"
         self._writer = MetricsWriter(self._registry, self._metrics, CONTROL)
         self._jwks = wiring.published_keys(inputs)
+        self._keys = KeyKeeper(
+            settings.identity.jwt,
+            fetched,
+            settings.run_dir,
+            lambda keys: self._link.post(Kind.KEYS, keys.to_bytes()),
+            count=lambda issuer, result: self._registry.count(KEY_FETCHES, issuer, result),
+        )
         self._token_file = settings.admin.token_file
         self._admin = AdminServer(
             settings.admin.listen,
@@ -73,6 +87,7 @@ class Control:
         self._recorder.lifecycle("start", details={"revision": self._reloader.inputs.revision})
         self._exporter.start()
         self._writer.start()
+        self._keys.start()
         self._admin.start()
         threading.Thread(target=self._follow, name="link", daemon=True).start()
         looks = 0
@@ -85,6 +100,7 @@ class Control:
                 self._reload_now(asked=asked)
             if not self._reload.is_set():
                 self._done.wait(LOOK_SECONDS)
+        self._keys.stop()
         self._record_changes()
         self._record("stop")
         self._spool.close()
@@ -99,6 +115,8 @@ class Control:
                 break
             if kind is Kind.RELOAD:
                 self._reload.set()
+            elif kind is Kind.WANTED:
+                self._keys.want(*orjson.loads(payload))
             elif kind is Kind.ADOPTED:
                 worker, _, revision = payload.decode().partition(" ")
                 self._adopted = {**self._adopted, worker: revision}
@@ -107,6 +125,7 @@ class Control:
     def _publish(self, inputs: Inputs) -> None:
         self._link.send(Kind.SNAPSHOT, inputs.to_bytes())
         self._jwks = wiring.published_keys(inputs)
+        self._keys.aim(inputs.settings.identity.jwt)
 
     def _reload_now(self, *, asked: bool) -> None:
         result = self._reloader.reload()
@@ -150,7 +169,10 @@ class Control:
     def _not_ready(self) -> str:
         revision = self._reloader.inputs.revision
         ready = sum(1 for adopted in self._adopted.values() if adopted == revision)
-        return "" if ready >= self._workers else f"{ready} of {self._workers} workers serve revision {revision}"
+        if ready < self._workers:
+            return f"{ready} of {self._workers} workers serve revision {revision}"
+        waiting = ", ".join(f"`{issuer}`" for issuer in self._keys.waiting())
+        return f"the keys of {waiting} could not be fetched yet; its tokens are refused" if waiting else ""
 
     def _token(self) -> str:
         if self._token_file is None:
@@ -164,7 +186,7 @@ class Control:
         now = time.time()
         self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
         own = self._registry.snapshot(now)
-        return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now)], now)
+        return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now), self._ages(now)], now)
 
     def _ledger(self, now: float) -> Snapshot:
         counters = [
@@ -174,17 +196,25 @@ class Control:
         ]
         return {"time": now, "counters": counters, "gauges": []}
 
+    def _ages(self, now: float) -> Snapshot:
+        gauges: list[list[object]] = []
+        for each in self._keys.statuses():
+            gauges.append([KEYS_USABLE, each.issuer, int(each.usable)])
+            if each.age is not None:
+                gauges.append([KEYS_AGE, each.issuer, each.age])
+        return {"time": now, "counters": [], "gauges": gauges}
+
 
 def main(arguments: list[str]) -> int:
     """Run the control process over the inherited descriptor FD: `control FD CONFIG`."""
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)
     link = adopt(int(arguments[0]))
-    first = link.receive()
-    if first is None or first[0] is not Kind.SNAPSHOT:
+    keys, first = link.receive(), link.receive()
+    if keys is None or first is None or first[0] is not Kind.SNAPSHOT:
         return 70
     try:
-        Control(Path(arguments[1]), link, Inputs.from_bytes(first[1])).run()
+        Control(Path(arguments[1]), link, Inputs.from_bytes(first[1]), Fetched.from_bytes(keys[1])).run()
     except (BindError, AuditUnavailable, OSError, ValueError) as error:
         link.send(Kind.FAILED, str(error).encode())
         time.sleep(0.1)

@@ -19,6 +19,8 @@ class Kind(bytes, Enum):
     RELOAD = b"R"  # read the files again: supervisor → control
     READY = b"r"  # lines to print, joined by \n: worker → supervisor
     ADOPTED = b"a"  # the revision now in force: worker → supervisor → control
+    KEYS = b"K"  # fetched keys (authn.remote.Fetched): control → supervisor → workers, and to who is started again
+    WANTED = b"w"  # a JSON list of issuer and key id to look for: worker → supervisor → control
     FAILED = b"f"  # why the child cannot go on: → supervisor
 
 
@@ -27,6 +29,7 @@ class Link:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._sending = threading.Lock()
         self._outbox: queue.SimpleQueue[tuple[Kind, bytes] | None] | None = None
 
     def fileno(self) -> int:
@@ -34,9 +37,10 @@ class Link:
         return self._connection.fileno()
 
     def send(self, kind: Kind, payload: bytes = b"") -> bool:
-        """Send one message; False when the other side is gone."""
+        """Send one message, from any thread; False when the other side is gone."""
         try:
-            self._connection.send_bytes(kind.value + payload)
+            with self._sending:
+                self._connection.send_bytes(kind.value + payload)
         except (OSError, TypeError):  # TypeError: closed by another thread in the middle of the write
             return False
         return True

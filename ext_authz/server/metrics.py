@@ -50,6 +50,9 @@ SPOOL_BYTES: Final = "ext_authz_audit_spool_bytes"
 ALERTS: Final = "ext_authz_alerts_total"
 INTERNAL_ERRORS: Final = "ext_authz_internal_errors_total"
 CLOCK_SKEW: Final = "ext_authz_clock_skew_total"
+KEYS_AGE: Final = "ext_authz_jwks_age_seconds"
+KEYS_USABLE: Final = "ext_authz_jwks_usable"
+KEY_FETCHES: Final = "ext_authz_jwks_fetches_total"
 
 FAMILIES: Final[dict[str, Family]] = {
     CHECKS: Family("counter", "Checks answered.", ("decision", "reason")),
@@ -65,6 +68,11 @@ FAMILIES: Final[dict[str, Family]] = {
     ALERTS: Family("counter", "Alerts raised.", ("detector",)),
     INTERNAL_ERRORS: Family("counter", "Checks that failed on a bug or an outage, by kind of exception.", ("error",)),
     CLOCK_SKEW: Family("counter", "Checks whose request time was over 60 s from this machine's clock."),
+    KEYS_AGE: Family("gauge", "Seconds since an issuer's keys were last fetched.", ("issuer",)),
+    KEYS_USABLE: Family(
+        "gauge", "Whether an issuer's tokens can be verified: keys are here, not too old.", ("issuer",)
+    ),
+    KEY_FETCHES: Family("counter", "Attempts to fetch an issuer's keys.", ("issuer", "result")),
 }
 """Every metric there is; counting anything else is a KeyError."""
 

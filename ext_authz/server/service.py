@@ -14,6 +14,7 @@ from ext_authz.audit.event import decision_event
 from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check
 from ext_authz.model import Decision, Outcome, Reason, Refusal
+from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.metrics import WorkerMetrics
 from ext_authz.state import State
 
@@ -26,13 +27,15 @@ after which the generated Envoy configurations give up, so that what the caller 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An answer that must not leave before its event is on durable storage.
+    """An answer that must not leave before its event is on durable storage, or a check that waits for a key.
 
     The transport hands it back to `Service.commit` and sends what that gives.
     """
 
     ready: bytes
     outcome: Outcome
+    # Set: nothing is decided yet; the check is to be run again once a key may be known.
+    again: bytes | None = None
 
 
 class Service:
@@ -45,6 +48,7 @@ class Service:
         spool: Spool,
         committer: Committer,
         metrics: WorkerMetrics,
+        key_waits: KeyWaits | None = None,
         report_errors: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -53,13 +57,14 @@ class Service:
         self._spool = spool
         self._committer = committer
         self._metrics = metrics
+        self._key_waits = key_waits
         self._report_errors = report_errors
         self._clock_ns = clock_ns
 
     @property
     def waiting(self) -> int:
-        """How many answers wait for the disk."""
-        return self._committer.waiting
+        """How many answers wait for the disk or for a key."""
+        return self._committer.waiting + (self._key_waits.waiting if self._key_waits is not None else 0)
 
     def check(self, data: bytes) -> bytes | Wait:
         """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
@@ -69,7 +74,7 @@ class Service:
             self._metrics.internal_error(error)
             return response.FAIL_CLOSED
 
-    def _check(self, data: bytes) -> bytes | Wait:
+    def _check(self, data: bytes, *, last: bool = False) -> bytes | Wait:
         started = time.perf_counter_ns()
         now_ns = self._clock_ns()
         snapshot = self.snapshot
@@ -77,6 +82,8 @@ class Service:
         outcome: Outcome | None = None
         try:
             outcome = self._outcome(data, snapshot, decision_id, now_ns)
+            if outcome.refusal is not None and not last and self._worth_waiting(outcome.refusal):
+                return Wait(response.FAIL_CLOSED, outcome, data)
             wire = response.write(outcome, report_errors=self._report_errors)
         except Exception as error:  # noqa: BLE001  the one frame that turns a bug into a denial
             known = outcome or outcome_of(decision_id, now_ns, snapshot)
@@ -94,11 +101,14 @@ class Service:
         return self._shed(Reason.MALFORMED_REQUEST, "the message is over the receive limit")
 
     def commit(self, wait: Wait, send: Callable[[bytes], object]) -> None:
-        """Send `wait.ready` once its event is durable, else `audit_unavailable`.
+        """Send `wait.ready` once its event is durable, else `audit_unavailable`; or run the check again first.
 
         `send` is called exactly once, nearly always on another thread; the
         committer bounds how many wait and answers those beyond at once.
         """
+        if wait.again is not None:
+            self._park(wait, wait.again, send)
+            return
 
         def settled(durable: bool) -> None:  # noqa: FBT001  the committer's callback has one argument
             send(wait.ready if durable else self.undurable(wait))
@@ -106,9 +116,36 @@ class Service:
         self._committer.commit(settled, self._clock_ns() + COMMIT_DEADLINE_NS)
 
     def undurable(self, wait: Wait) -> bytes:
-        """Answer `audit_unavailable` in place of an allow that could not be made durable; that too is recorded."""
+        """Answer `audit_unavailable` in place of an allow that could not be made durable; that too is recorded.
+
+        A check that waits for a key is refused as it stands.
+        """
+        if wait.again is not None:
+            return self._denied(wait.outcome)
         denied = _failed(wait.outcome, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
         return self._denied(denied)
+
+    def _worth_waiting(self, refusal: Refusal) -> bool:
+        waits = self._key_waits
+        return refusal.sought is not None and waits is not None and waits.worth(*refusal.sought)
+
+    def _park(self, wait: Wait, data: bytes, send: Callable[[bytes], object]) -> None:
+        def again() -> None:
+            try:
+                answer = self._check(data, last=True)
+            except Exception as error:  # noqa: BLE001  as in check: the caller is answered whatever happens
+                self._metrics.internal_error(error)
+                answer = response.FAIL_CLOSED
+            if isinstance(answer, Wait):
+                self.commit(answer, send)
+            else:
+                send(answer)
+
+        refusal = wait.outcome.refusal
+        assert self._key_waits is not None  # noqa: S101  it said that waiting is worth it
+        assert refusal is not None  # noqa: S101
+        assert refusal.sought is not None  # noqa: S101
+        self._key_waits.park(*refusal.sought, again)
 
     def _outcome(self, data: bytes, snapshot: Snapshot | None, decision_id: str, now_ns: int) -> Outcome:
         if snapshot is None:

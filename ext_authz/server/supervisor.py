@@ -1,7 +1,7 @@
 """The parent: starts workers and the control process, restarts what dies, passes new snapshots on, drains.
 
-Law: it holds the last good inputs and nothing else, so a worker that is
-started again gets them whether the control process lives or not.
+Law: it holds the last good inputs and fetched keys and nothing else, so a worker
+that is started again gets them whether the control process lives or not.
 Non-goal: reading requests, files (after the start) or the trail.
 """
 
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ext_authz import config, wiring
+from ext_authz.authn.remote import NOTHING_FETCHED, Fetched
 from ext_authz.config import Inputs
 from ext_authz.server import log
 from ext_authz.server.link import Kind, Link, pair
@@ -55,8 +56,9 @@ class _Child:
 class Supervisor:
     """Runs until a signal ends it. `config_file` is read once here and again by the control process at reloads."""
 
-    def __init__(self, config_file: Path, inputs: Inputs) -> None:
+    def __init__(self, config_file: Path, inputs: Inputs, kept: Fetched = NOTHING_FETCHED) -> None:
         self._inputs = inputs.to_bytes()
+        self._keys = kept.to_bytes()
         settings = inputs.settings
         self._drain_seconds = float(settings.server.drain)
         self._stopping = False
@@ -136,6 +138,14 @@ class Supervisor:
             for worker in self._workers:
                 if worker.link is not None:
                     worker.link.post(Kind.SNAPSHOT, payload)
+        elif kind is Kind.KEYS:
+            self._keys = payload
+            for worker in self._workers:
+                if worker.link is not None:
+                    worker.link.post(Kind.KEYS, payload)
+        elif kind is Kind.WANTED:
+            if self._control.link is not None:
+                self._control.link.post(Kind.WANTED, payload)
         elif kind is Kind.ADOPTED:
             child.revision = payload
             self._tell_revision(child)
@@ -156,6 +166,8 @@ class Supervisor:
         finally:
             os.close(descriptor)
         child.link, child.started, child.due = link, time.monotonic(), 0.0
+        # Keys first: a worker must not refuse tokens for want of what is here.
+        link.post(Kind.KEYS, self._keys)
         link.post(Kind.SNAPSHOT, self._inputs)
         if child is self._control:
             for worker in self._workers:
@@ -239,4 +251,4 @@ def serve(config_file: Path) -> int:
             SqliteStore(settings.run_dir / FILE_NAME, create=True).close()
         except StoreError as error:
             raise StartError(str(error)) from None
-        return Supervisor(config_file, inputs).run()
+        return Supervisor(config_file, inputs, config.kept_keys(settings.run_dir)).run()

@@ -10,11 +10,15 @@ import sys
 import threading
 import time
 
+import orjson
+
 from ext_authz import wiring
 from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
+from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs, Settings
 from ext_authz.documents import DocumentError
 from ext_authz.server import log
+from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.service import Service
@@ -33,7 +37,7 @@ nothing but short work beside the checks, handing it round that often costs 10 t
 class Worker:
     """One worker process."""
 
-    def __init__(self, number: int, link: Link, inputs: Inputs) -> None:
+    def __init__(self, number: int, link: Link, inputs: Inputs, fetched: Fetched) -> None:
         settings = inputs.settings
         self._name = f"worker-{number}"
         self._link = link
@@ -45,11 +49,14 @@ class Worker:
         self._metrics = WorkerMetrics(self._name)
         self._metrics.sample(STATE_AGE, lambda: max(0.0, self._state.state.age_ns(time.time_ns()) / 1e9), self._name)
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
+        self._fetched = fetched
+        self._key_waits = KeyWaits(self._want)
         self._service = Service(
             read_state=lambda: self._state.state,
             spool=self._spool,
             committer=self._committer,
             metrics=self._metrics,
+            key_waits=self._key_waits,
             report_errors=settings.server.report_errors,
         )
         self._adopt(inputs)
@@ -61,6 +68,7 @@ class Worker:
     def run(self) -> None:
         """Serve until the supervisor says drain or is gone."""
         self._committer.start()
+        self._key_waits.start()
         self._state.start()
         self._metrics_writer.start()
         if not self._state.ready:
@@ -76,6 +84,7 @@ class Worker:
         threading.Thread(target=self._follow, name="link", daemon=True).start()
         self._done.wait()
         self._transport.stop(self._settings.server.drain)
+        self._key_waits.stop()
         self._state.stop()
         self._committer.stop()
         self._spool.close()
@@ -91,18 +100,38 @@ class Worker:
                     self._adopt(Inputs.from_bytes(payload))
                 except Exception as error:  # noqa: BLE001  whatever is wrong with it, the last good one stays
                     log.line(self._name, f"keeps its snapshot: {type(error).__name__}: {error}")
+            elif kind is Kind.KEYS:
+                try:
+                    self._adopt_keys(Fetched.from_bytes(payload))
+                except Exception as error:  # noqa: BLE001
+                    log.line(self._name, f"keeps its keys: {type(error).__name__}: {error}")
         self._done.set()
 
     def _adopt(self, inputs: Inputs) -> None:
         usual = sys.getswitchinterval()
         sys.setswitchinterval(BUILDING_SWITCH_SECONDS)
         try:
-            snapshot = wiring.build(inputs)
+            snapshot = wiring.build(inputs, self._fetched)
         finally:
             sys.setswitchinterval(usual)
         self._service.snapshot = snapshot
         self._metrics.revision = snapshot.revision
         self._link.send(Kind.ADOPTED, snapshot.revision.encode())
+
+    def _adopt_keys(self, fetched: Fetched) -> None:
+        before = self._service.snapshot
+        assert before is not None  # noqa: S101  adopted before anything is received
+        after = wiring.with_keys(before, fetched)
+        self._fetched, self._service.snapshot = fetched, after
+        old, new = wiring.key_sets(before), wiring.key_sets(after)
+        self._key_waits.arrived(
+            {issuer: [key.kid for key in keys.keys if key.kid is not None] for issuer, keys in new.items()},
+            fetched.absent,
+            [issuer for issuer, keys in new.items() if keys.digest != old[issuer].digest],
+        )
+
+    def _want(self, issuer: str, kid: str) -> None:
+        self._link.post(Kind.WANTED, orjson.dumps([issuer, kid]))
 
 
 def _listen_options(settings: Settings, number: int) -> ListenOptions:
@@ -122,11 +151,11 @@ def main(arguments: list[str]) -> int:
     for name in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)  # the supervisor says when; a terminal's Ctrl-C reaches every process
     link = adopt(int(arguments[0]))
-    first = link.receive()
-    if first is None or first[0] is not Kind.SNAPSHOT:
+    keys, first = link.receive(), link.receive()
+    if keys is None or first is None or first[0] is not Kind.SNAPSHOT:
         return 70
     try:
-        Worker(int(arguments[1]), link, Inputs.from_bytes(first[1])).run()
+        Worker(int(arguments[1]), link, Inputs.from_bytes(first[1]), Fetched.from_bytes(keys[1])).run()
     except (BindError, AuditUnavailable, DocumentError, StoreError, OSError) as error:
         link.send(Kind.FAILED, str(error).encode())
         time.sleep(0.1)

@@ -45,7 +45,7 @@ def secret_issuer(**more: Any) -> JwtIssuer:
     settings = {"jwks_file": None, "hmac_secret_file": "unread", **more}
     return JwtIssuer(
         JwtSettings.model_validate(
-            {k: v for k, v in {**jwt_settings().model_dump(), **settings}.items() if v is not None}
+            {k: v for k, v in {**jwt_settings().model_dump(exclude_unset=True), **settings}.items() if v is not None}
             | {"claims": {"roles": "roles"}, "mfa": {}, "algorithms": settings.get("algorithms", ["HS256"])}
         ),
         from_secret(made.SECRET),

@@ -18,6 +18,7 @@ from ext_authz.authn.tokens import TokensSettings
 from ext_authz.documents import Text
 
 JWT = {"issuer": "https://idp.example", "audiences": ["a"], "jwks_file": "jwks.json"}
+FETCHED = {name: value for name, value in JWT.items() if name != "jwks_file"}
 HMAC = {"issuer": "https://idp.example", "audiences": ["a"], "hmac_secret_file": "secret"}
 TOKENS = {"issuer": "i", "audience": "a", "private_key": "k.pem"}
 ASSERTION = {"issuer": "i", "private_key": "k.pem"}
@@ -33,8 +34,21 @@ ASSERTION = {"issuer": "i", "private_key": "k.pem"}
         (JwtSettings, {**HMAC, "algorithms": ["RS256"]}, "`RS256` cannot verify with a shared secret"),
         (JwtSettings, {**JWT, "hmac_secret_file": "s"}, "exactly one of"),
         (JwtSettings, {"issuer": "i", "audiences": ["a"]}, "exactly one of"),
-        (JwtSettings, {**JWT, "jwks_uri": "https://idp.example/jwks"}, "not available in this version"),
-        (JwtSettings, {**JWT, "discovery": "true"}, "not available in this version"),
+        (JwtSettings, {**JWT, "jwks_uri": "https://idp.example/jwks"}, "exactly one of"),
+        (JwtSettings, {**JWT, "discovery": "true"}, "exactly one of"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "http://idp.example/jwks"}, "neither `https` nor on loopback"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "http://127.0.0.1.idp.example/jwks"}, "neither `https` nor on loopback"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://user:pw@idp.example/jwks"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://idp.example/jwks#x"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https:///jwks"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://idp.example:99999/jwks"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://idp.example/a b"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "file:///etc/passwd"}, "is not a URL"),
+        (JwtSettings, {**FETCHED, "issuer": "http://idp.example", "discovery": "true"}, "no `https` URL"),
+        (JwtSettings, {**FETCHED, "issuer": "https://idp.example?x", "discovery": "true"}, "no `https` URL"),
+        (JwtSettings, {**JWT, "max_stale": "1h"}, "for keys that are fetched"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://idp.example/jwks", "max_stale": "10s"}, "at least 60s"),
+        (JwtSettings, {**FETCHED, "jwks_uri": "https://idp.example/jwks", "algorithms": ["HS256"]}, "public key"),
         (JwtSettings, {**JWT, "audiences": []}, "is empty"),
         (JwtSettings, {**JWT, "audiences": [""]}, "is empty"),
         (JwtSettings, {**JWT, "leeway": "10m"}, "at most 300s"),

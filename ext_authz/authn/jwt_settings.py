@@ -1,0 +1,156 @@
+"""The settings of one issuer of tokens: `identity.jwt[]`.
+
+Law: exactly one source of keys, algorithms that fit it, and no default that lets
+an issuer grant roles. Non-goal: what holds between issuers (together.py, config).
+"""
+
+import re
+from typing import Annotated, Final, Literal
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, WithJsonSchema, model_validator
+
+from ext_authz.authn.jws import ALGORITHMS, HMAC_BYTES
+from ext_authz.authn.names import bare_problem
+from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, mistake, shown
+
+MAX_LEEWAY: Final = 300
+MIN_STALE: Final = 60
+CONFIGURATION: Final = "/.well-known/openid-configuration"
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
+_VISIBLE = re.compile(r"[!-~]{1,2048}\Z")
+
+
+def url_problem(url: str) -> str | None:
+    """Say why keys cannot be fetched from `url`, or None: `https`, or `http` on loopback, and nothing hidden in it."""
+    if not _VISIBLE.match(url):
+        return "is not a URL"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if not parts.hostname or port == 0 or parts.username is not None or parts.fragment or "\\" in url:
+        return "is not a URL of a host and a path alone"
+    if parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname)):
+        return None
+    return "is neither `https` nor on loopback: whoever is on the way could put in keys of his own"
+
+
+def _url(value: object) -> str:
+    if not isinstance(value, str):
+        raise mistake(f"{shown(value)} is not a URL")
+    problem = url_problem(value)
+    if problem:
+        raise mistake(f"{shown(value)} {problem}")
+    return value
+
+
+def _algorithm(value: object) -> str:
+    if isinstance(value, str) and value.lower() == "none":
+        raise mistake("`none` is never accepted: it means that anybody may write the token")
+    if not isinstance(value, str) or value not in ALGORITHMS:
+        raise mistake(f"{shown(value)} is none of {', '.join(sorted(ALGORITHMS))}")
+    return str(value)
+
+
+def _prefix(value: object) -> str:
+    if not isinstance(value, str) or not value.isprintable() or "://" in value or value != value.lstrip():
+        raise mistake(f"{shown(value)} cannot stand before a subject")
+    if bare_problem(f"{value}x") is not None:
+        raise mistake(f"{shown(value)} makes subjects read as names of another kind")
+    return str(value)
+
+
+Algorithm = Annotated[str, BeforeValidator(_algorithm)]
+
+
+Url = Annotated[str, BeforeValidator(_url), WithJsonSchema({"type": "string", "format": "uri"})]
+
+
+class ClaimPaths(Settings):
+    """Where a token says what; dotted paths. `roles` and `groups` are taken only where named here."""
+
+    roles: NonEmptyText | None = None
+    """Claim with the subject's roles: a list of texts or one text."""
+    groups: NonEmptyText | None = None
+    """Claim with the subject's groups."""
+    org: NonEmptyText | None = "org"
+    """Claim with the subject's organisation, one text."""
+    scopes: NonEmptyText | None = "scope"
+    """Claim with scopes: words in one text, or a list."""
+
+
+class MfaSettings(Settings):
+    """What in a token says that more than one factor was used (RFC 8176, OpenID Connect Core 2)."""
+
+    amr: tuple[NonEmptyText, ...] = ("mfa",)
+    """Values of `amr` of which one is enough."""
+    acr: tuple[NonEmptyText, ...] = ()
+    """Values of `acr` that are enough."""
+
+
+class JwtSettings(Settings):
+    """One issuer whose tokens are accepted."""
+
+    issuer: NonEmptyText
+    """The exact `iss` of its tokens."""
+    audiences: Some[NonEmptyText]
+    """A token must name one of these in `aud`."""
+    jwks_file: FilePath | None = None
+    """JWK set with the issuer's public keys."""
+    hmac_secret_file: FilePath | None = None
+    """Shared secret of at least 32 bytes (one line break at its end is dropped)."""
+    jwks_uri: Url | None = None
+    """Where the JWK set is fetched: `https`, or `http` on loopback."""
+    discovery: Flag = False
+    """Find the JWK set by OpenID Connect discovery at the issuer's own URL."""
+    max_stale: Seconds = 86400
+    """Fetched keys older than this (the issuer could not be reached) verify nothing any more; at least 1m."""
+    algorithms: tuple[Algorithm, ...] = ()
+    """Only these; without it RS256 for public keys, HS256 for a secret."""
+    leeway: Seconds = 30
+    """How far clocks may differ; at most 5m."""
+    max_lifetime: Seconds = 3600
+    """A token that lives longer, or will expire later than this from now, is refused."""
+    claims: ClaimPaths = ClaimPaths()
+    """Where a token says what."""
+    subject_prefix: Annotated[str, BeforeValidator(_prefix)] = ""
+    """Put before `sub` and groups; with two issuers each needs a different one."""
+    binding: Literal["off", "if_present", "required"] = "if_present"
+    """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""
+    mfa: MfaSettings = MfaSettings()
+    """What says that more than one factor was used."""
+    jwt_svid: Flag = False
+    """Allow subjects that are SPIFFE IDs of `identity.mtls.trust_domains`."""
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> "JwtSettings":
+        sources = (self.jwks_file, self.jwks_uri, self.hmac_secret_file, self.discovery or None)
+        if sum(source is not None for source in sources) != 1:
+            raise mistake("exactly one of `jwks_file`, `jwks_uri`, `discovery: true` and `hmac_secret_file` is needed")
+        if self.discovery and ("?" in self.issuer or url_problem(self.issuer)):
+            raise mistake(f"`discovery` asks the issuer, and {shown(self.issuer)} is no `https` URL to ask")
+        if "max_stale" in self.model_fields_set and not self.source:
+            raise mistake("`max_stale` is for keys that are fetched (`jwks_uri`, `discovery`)")
+        if self.max_stale < MIN_STALE:
+            raise mistake(f"`max_stale` is at least {MIN_STALE}s")
+        for algorithm in self.algorithms:
+            if (algorithm in HMAC_BYTES) != (self.hmac_secret_file is not None):
+                kind = "a public key" if algorithm in HMAC_BYTES else "a shared secret"
+                raise mistake(f"`{algorithm}` cannot verify with {kind}")
+        if self.leeway > MAX_LEEWAY:
+            raise mistake(f"`leeway` is at most {MAX_LEEWAY}s")
+        if self.max_lifetime == 0:
+            raise mistake("`max_lifetime` is 0: every token would be refused")
+        return self
+
+    @property
+    def source(self) -> str:
+        """The URL that leads to the keys, "" where they are not fetched."""
+        return self.issuer.rstrip("/") + CONFIGURATION if self.discovery else self.jwks_uri or ""
+
+    @property
+    def accepted(self) -> frozenset[str]:
+        """The algorithms accepted, the default filled in."""
+        return frozenset(self.algorithms or (("RS256",) if self.hmac_secret_file is None else ("HS256",)))

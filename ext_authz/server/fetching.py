@@ -1,0 +1,155 @@
+"""One HTTPS GET of a small JSON document, with a limit on everything.
+
+Law: done or failed by a deadline, however slowly bytes drip in; never more than MAX_BYTES; never another host than
+the one that was asked. Non-goal: what the document says (keys.py).
+"""
+
+import http.client
+import io
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Self, cast
+from urllib.parse import SplitResult, urljoin, urlsplit
+
+from ext_authz.authn.jwt_settings import url_problem
+
+MAX_BYTES: Final = 1024 * 1024
+SECONDS: Final = 10.0
+"""For one document: name lookup aside, connection, TLS, answer and redirects."""
+MAX_REDIRECTS: Final = 3
+_PORTS: Final = {"http": 80, "https": 443}
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_OK: Final = 200
+
+
+class FetchError(Exception):
+    """The document could not be had; the message says why, for operators."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What came. `max_age` is how many seconds it may be kept by its Cache-Control, None where that says nothing."""
+
+    body: bytes
+    max_age: int | None
+
+
+def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None = None) -> Document:
+    """Get `url` (`https`, or `http` on loopback) within `seconds`. Raises FetchError."""
+    deadline = time.monotonic() + seconds
+    for _ in range(MAX_REDIRECTS + 1):
+        problem = url_problem(url)
+        if problem:
+            raise FetchError(f"`{url[:200]}` {problem}")
+        parts = urlsplit(url)
+        try:
+            answer = _get(parts, deadline, context)
+        except TimeoutError:
+            raise FetchError(f"no whole answer within {seconds:g} s") from None
+        except ssl.SSLCertVerificationError as error:
+            raise FetchError(f"its certificate is not trusted: {error.verify_message}") from None
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise FetchError(f"{type(error).__name__}: {error}"[:200]) from None
+        if isinstance(answer, Document):
+            return answer
+        following = urljoin(url, answer)
+        if _origin(urlsplit(following)) != _origin(parts):
+            raise FetchError("redirects to another host")
+        url = following
+    raise FetchError(f"redirects more than {MAX_REDIRECTS} times")
+
+
+def _origin(parts: SplitResult) -> tuple[str, str, int]:
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    return parts.scheme, parts.hostname or "", port or _PORTS.get(parts.scheme, 0)
+
+
+def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None) -> Document | str:
+    """Return the document, or where a redirect leads."""
+    _, host, port = _origin(parts)
+    with _Connection(socket.create_connection((host, port), _left(deadline)), deadline) as connection:
+        if parts.scheme == "https":
+            connection.secure(context or ssl.create_default_context(), host)
+        target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.send(
+            f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: application/json\r\n"
+            "accept-encoding: identity\r\nuser-agent: ext-authz\r\nconnection: close\r\n\r\n"
+        )
+        response = http.client.HTTPResponse(cast("socket.socket", connection), method="GET")  # it calls makefile only
+        response.begin()
+        if response.status in _REDIRECTS:
+            return response.getheader("location") or ""
+        if response.status != _OK:
+            raise FetchError(f"answers with status {response.status}")
+        if response.getheader("content-encoding", "identity").lower() != "identity":
+            raise FetchError("answers with a content encoding that was not asked for")
+        body = response.read(MAX_BYTES + 1)
+        if len(body) > MAX_BYTES:
+            raise FetchError(f"answers with more than {MAX_BYTES} bytes")
+        if response.length:
+            raise FetchError("the answer ends too soon")
+        return Document(body, _max_age(response.getheader("cache-control", "")))
+
+
+def _max_age(header: str) -> int | None:
+    """Return the seconds that RFC 9111 5.2.2 lets a private cache keep the answer for."""
+    age = None
+    for part in header.lower().split(","):
+        name, _, value = part.strip().partition("=")
+        if name in ("no-store", "no-cache"):
+            return 0
+        value = value.strip('" ')
+        if name == "max-age" and value.isascii() and value.isdigit():
+            age = int(value[:9])
+    return age
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+class _Connection:
+    """A socket of which every step ends by the deadline."""
+
+    def __init__(self, plain: socket.socket, deadline: float) -> None:
+        self._socket = plain
+        self._deadline = deadline
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def secure(self, context: ssl.SSLContext, host: str) -> None:
+        self._socket.settimeout(_left(self._deadline))
+        self._socket = context.wrap_socket(self._socket, server_hostname=host)
+
+    def send(self, text: str) -> None:
+        self._socket.settimeout(_left(self._deadline))
+        self._socket.sendall(text.encode("ascii"))
+
+    def makefile(self, _mode: str) -> io.BufferedReader:
+        """Return the reading end, as http.client asks for it."""
+        return io.BufferedReader(_Timed(self._socket, self._deadline))
+
+
+class _Timed(io.RawIOBase):
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  as io has it
+        self._connection.settimeout(_left(self._deadline))
+        return self._connection.recv_into(buffer)
