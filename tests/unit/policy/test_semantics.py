@@ -202,3 +202,11 @@ def test_headers_claims_and_the_revision_are_known_of_the_whole_set():
     assert len(made.revision) == 16
     assert compiled("# another comment\n" + text).revision == made.revision
     assert compiled(text.replace("nda: true", "nda: yes")).revision != made.revision
+
+
+def test_a_description_is_kept_and_changes_the_digest():
+    text = f"policies: [{{id: p, description: '%s', subjects: [{{any: true}}], {ANY}}}]"
+    first, second = compiled(text % "why"), compiled(text % "why not")
+    assert first.policies[0].source.description == "why"
+    assert first.policies[0].digest != second.policies[0].digest
+    assert first.decide(ask()).reason == second.decide(ask()).reason == "allowed"
