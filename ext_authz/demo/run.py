@@ -30,7 +30,8 @@ DIRECTORY: Final = Path("demo-run")
 _SIDECAR_SECONDS: Final = 60.0
 _LOG_SECONDS: Final = 2.0
 _EVENTS_SECONDS: Final = 5.0
-_ENDING: Final = (signal.SIGTERM, signal.SIGHUP)
+# A shell starts background jobs with SIGINT ignored; ours is to be ended by it all the same.
+_ENDING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _INTERRUPTED: Final = 130
 
 
@@ -175,7 +176,7 @@ def _progress(console: Console, wanted: Sequence[Call]) -> Iterator[Call]:
 
 @contextlib.contextmanager
 def _signals_interrupt() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the demo as Ctrl-C does."""
+    """Let SIGINT, SIGTERM and SIGHUP end the demo as Ctrl-C does."""
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt
