@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ext_authz.cli import approve, audit, changes, checks, credentials, envoy, later, run, schemas
+from ext_authz.cli import approve, audit, changes, checks, credentials, encryption, envoy, later, run, schemas
 
 EPILOG = "Exit status: 0 done, 1 what was checked does not hold, 2 usage or configuration error, 70 internal error."
 
@@ -29,6 +29,7 @@ _POLICIES = "Policies"
 _STATE = "State"
 _CREDENTIALS = "Credentials"
 _TOOLS = "Tools"
+_ENCRYPTION = "Encryption"
 
 app.command(rich_help_panel=_RUN)(run.serve)
 app.command(rich_help_panel=_RUN)(run.demo)
@@ -47,9 +48,10 @@ app.add_typer(credentials.token, name="token", rich_help_panel=_CREDENTIALS)
 app.add_typer(audit.app, name="audit", rich_help_panel=_TOOLS)
 app.add_typer(envoy.app, name="envoy", rich_help_panel=_TOOLS)
 app.add_typer(schemas.app, name="schema", rich_help_panel=_TOOLS)
-app.command(rich_help_panel=_TOOLS, context_settings=later.ANYTHING)(later.encrypt)
-app.command(rich_help_panel=_TOOLS, context_settings=later.ANYTHING)(later.decrypt)
-app.command(rich_help_panel=_TOOLS, context_settings=later.ANYTHING)(later.rewrap)
+app.command(rich_help_panel=_ENCRYPTION)(encryption.encrypt)
+app.command(rich_help_panel=_ENCRYPTION)(encryption.decrypt)
+app.command(rich_help_panel=_ENCRYPTION)(encryption.rewrap)
+app.add_typer(encryption.keyring, name="keyring", rich_help_panel=_ENCRYPTION)
 
 
 def _print_version(wanted: bool) -> None:  # noqa: FBT001  an option's callback takes its value

@@ -17,30 +17,3 @@ def replay(arguments: Arguments = None) -> None:
     """
     del arguments
     not_available("replay")
-
-
-def encrypt(arguments: Arguments = None) -> None:
-    """Envelope-encrypt a file (not available in this version).
-
-    Example: `ext-authz encrypt data.csv -o data.enc --data-id churn --data-type dataset`
-    """
-    del arguments
-    not_available("encrypt")
-
-
-def decrypt(arguments: Arguments = None) -> None:
-    """Decrypt a file (not available in this version).
-
-    Example: `ext-authz decrypt data.enc -o data.csv --data-id churn --data-type dataset`
-    """
-    del arguments
-    not_available("decrypt")
-
-
-def rewrap(arguments: Arguments = None) -> None:
-    """Move encrypted files to a new key (not available in this version).
-
-    Example: `ext-authz rewrap data.enc --key file:new.key`
-    """
-    del arguments
-    not_available("rewrap")
