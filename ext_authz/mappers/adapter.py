@@ -31,6 +31,14 @@ class Reads(StrEnum):
     MEANING = "meaning"  # the answer needs it
 
 
+class HostStyle(StrEnum):
+    """What a protocol needs of its route's `host`, because servers read a resource from it."""
+
+    ANY = "any"
+    EXACT = "exact"  # else the server may find in the host what we find in the path
+    WILD = "wild"  # what stands for the `*` is a name
+
+
 class Named(NamedTuple):
     """One access a call asks for."""
 
@@ -48,7 +56,11 @@ class Meaning(NamedTuple):
 
 
 class Call(NamedTuple):
-    """One request at the row that its path found. `captured` holds the slots, decoded; `query` is verbatim."""
+    """One request at the row that its path found.
+
+    `captured` holds the slots, decoded; `query` is verbatim; `host_part` is
+    what stands for the `*` of the route's host, "" where there is none.
+    """
 
     facts: RequestFacts
     row: "Row"
@@ -56,6 +68,7 @@ class Call(NamedTuple):
     route: str
     query: str
     max_request_bytes: int
+    host_part: str = ""
 
 
 Reader = Callable[[Call], Meaning | Refusal]
@@ -120,12 +133,14 @@ class Adapter:
         header_names: Iterable[str] = (),
         slash_slots: Iterable[str] = ("model",),
         aliases: Mapping[str, tuple[str, ...]] | None = None,
+        host_style: HostStyle = HostStyle.ANY,
     ) -> None:
         self.name: Final = name
         self.rows: Final = tuple(rows)
         self.error_shape: Final = error_shape
         self.header_names: Final = frozenset(header_names)
         self.slash_slots: Final = frozenset(slash_slots)
+        self.host_style: Final = host_style
         self._root: Final = _Node()
         self.aliases: Final = dict(aliases or {})
         for row in self.rows:

@@ -2,12 +2,15 @@
 
 Law: for each attribute the most specific entry that gives it speaks (an exact
 id before a longer prefix before a shorter one), and the catalog beats the
-route. Of `*`, any resource of a type, only what is true of every one is known.
+route. Of `*` and `a/*`, any resource or any below, only what is true of every
+one is known.
 Non-goal: which resources exist.
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
@@ -19,6 +22,7 @@ from ext_authz.model import AttributeValue
 Attributes = Mapping[str, AttributeValue]
 
 ATTRIBUTE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*\Z")
+MAX_BELOW: Final = 256
 RESERVED: Final = frozenset({"type", "id", "version"})
 _NOTHING: Final[Attributes] = MappingProxyType({})
 
@@ -39,6 +43,7 @@ class _Type:
     prefixes: Mapping[int, Mapping[str, Attributes]]
     lengths: tuple[int, ...]
     values: Mapping[str, frozenset[AttributeValue]]
+    ordered: tuple[tuple[str, Attributes], ...]
 
     def of(self, name: str) -> Attributes:
         found = self.exact.get(name)
@@ -50,9 +55,30 @@ class _Type:
                 return found
         return _NOTHING
 
-    def certain(self, route: Attributes) -> dict[str, AttributeValue]:
-        known = {**route, **self.of("")}
-        return {key: value for key, value in known.items() if self.values.get(key, {value}) == {value}}
+    def certain(self, route: Attributes, prefix: str) -> dict[str, AttributeValue]:
+        """Return what is true of every resource whose id begins with `prefix`."""
+        known = dict(route)
+        for length in self.lengths:
+            found = self.prefixes[length].get(prefix[:length]) if length <= len(prefix) else None
+            if found is not None:
+                known.update(found)
+                break
+        below = self._below(prefix)
+        return {key: value for key, value in known.items() if below.get(key, {value}) == {value}}
+
+    def _below(self, prefix: str) -> Mapping[str, AbstractSet[AttributeValue]]:
+        first = bisect_left(self.ordered, prefix, key=_id_of)
+        # Beyond what a check has time for, what any resource has counts.
+        last = first + MAX_BELOW
+        if not prefix or (last < len(self.ordered) and self.ordered[last][0].startswith(prefix)):
+            return self.values
+        values: dict[str, set[AttributeValue]] = {}
+        for name, attributes in self.ordered[first:last]:
+            if not name.startswith(prefix):
+                break
+            for key, value in attributes.items():
+                values.setdefault(key, set()).add(value)
+        return values
 
 
 class Catalog:
@@ -70,8 +96,8 @@ class Catalog:
         known = self._types.get(kind)
         if known is None:
             return route
-        if name == EVERY:
-            return known.certain(route)
+        if name.endswith(EVERY):
+            return known.certain(route, name.removesuffix(EVERY))
         own = known.of(name)
         return {**route, **own} if route else own
 
@@ -90,7 +116,12 @@ def _compile(entries: list[CatalogEntry]) -> _Type:
         entry.id: _inherit(prefixes, entry.id, entry.attributes) for entry in entries if not entry.id.endswith(EVERY)
     }
     lengths = tuple(sorted(prefixes, reverse=True))
-    return _Type(exact, prefixes, lengths, {key: frozenset(each) for key, each in values.items()})
+    ordered = tuple(sorted(((entry.id.removesuffix(EVERY), entry.attributes) for entry in entries), key=_id_of))
+    return _Type(exact, prefixes, lengths, {key: frozenset(each) for key, each in values.items()}, ordered)
+
+
+def _id_of(pair: tuple[str, Attributes]) -> str:
+    return pair[0]
 
 
 def _inherit(prefixes: Mapping[int, Mapping[str, Attributes]], name: str, own: Attributes) -> Attributes:

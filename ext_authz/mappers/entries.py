@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from typing import Final, TypeVar
 
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, did_you_mean
-from ext_authz.mappers.adapter import EVERY, Adapter
+from ext_authz.mappers.adapter import EVERY, Adapter, HostStyle
 from ext_authz.mappers.catalog import read_attributes, text_of
-from ext_authz.mappers.protocols import NOT_YET, PROTOCOLS
+from ext_authz.mappers.protocols import PROTOCOLS
 from ext_authz.mappers.templates import (
     REST,
     HostPattern,
@@ -147,6 +147,7 @@ class _Reader:
         elif "protocol" in self._keys():
             self._refuse_beside("protocol", _NOT_WITH_PROTOCOL)
             mount = self._mount(path, adapter)
+            self._host_style(host, adapter)
             path = None
         else:
             self._need("path", 'write `path: "/**"` for any path')
@@ -235,12 +236,7 @@ class _Reader:
             value = self.node.get("protocol")
             mark = value.mark if value is not None else self.node.mark
             known = f"{did_you_mean(name, PROTOCOLS)} (known: {', '.join(sorted(PROTOCOLS))})"
-            message = (
-                f"protocol `{name}` is not available in this version"
-                if name in NOT_YET
-                else f"unknown protocol `{name}`{known}"
-            )
-            self.mistakes.append(Diagnostic(mark, message))
+            self.mistakes.append(Diagnostic(mark, f"unknown protocol `{name}`{known}"))
         return PROTOCOLS.get(name)
 
     def _texts(self, key: str) -> list[Scalar]:
@@ -303,6 +299,17 @@ class _Reader:
                 "leave `path` out",
             )
         return tuple(mount)
+
+    def _host_style(self, host: HostPattern | None, adapter: Adapter | None) -> None:
+        if adapter is None or adapter.host_style is HostStyle.ANY or self._host_failed(host):
+            return
+        if adapter.host_style is HostStyle.WILD and (host is None or not host.wild or host.anybody or host.prefix):
+            self._mistake("host", f'`{adapter.name}` reads the bucket from the host: write `host: "*.NAME"`')
+        if adapter.host_style is HostStyle.EXACT and (host is None or host.wild):
+            self._mistake("host", f"`{adapter.name}` needs one exact `host`: servers read a bucket from any other")
+
+    def _host_failed(self, host: HostPattern | None) -> bool:
+        return host is None and self.node.get("host") is not None
 
     def _resource(
         self, path: PathTemplate | None, attributes: Mapping[str, AttributeValue], *, encoded_slash: bool

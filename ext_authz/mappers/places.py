@@ -11,7 +11,7 @@ from typing import Any, Final
 from ext_authz.mappers.adapter import EVERY, Call, Meaning, Named, Place, Reads
 from ext_authz.mappers.body import FRAME_HEADER, case_variant, grpc_message, json_body, refuse
 from ext_authz.mappers.wire import BYTES, MAX_NAME_BYTES, WireError, scan, text
-from ext_authz.model import AttributeValue, Refusal
+from ext_authz.model import AttributeValue, Reason, Refusal, RequestFacts
 
 Attributes = Mapping[str, AttributeValue]
 
@@ -30,8 +30,8 @@ def server_meaning(call: Call) -> Meaning:
 
 
 def every_meaning(call: Call) -> Meaning:
-    """Return the row's action on any resource of its type."""
-    return Meaning((Named(call.row.type, EVERY, "", call.row.action),))
+    """Return the row's actions on any resource of its type."""
+    return Meaning(tuple([Named(call.row.type, EVERY, "", action) for action in actions_of(call)]))
 
 
 def path_meaning(call: Call) -> Meaning:
@@ -41,6 +41,27 @@ def path_meaning(call: Call) -> Meaning:
     return Meaning((Named(call.row.type, name, captured.get("version", ""), call.row.action),))
 
 
+def route_meaning(call: Call) -> Meaning:
+    """Return the row's actions on the resource that has the route's name."""
+    return Meaning(tuple(Named(call.row.type, call.route, "", action) for action in actions_of(call)))
+
+
+def actions_of(call: Call) -> tuple[str, ...]:
+    """Return the row's action and the further ones on the same type."""
+    row = call.row
+    return (row.action, *(action for kind, action in row.also if kind == row.type))
+
+
+def path_of(template: str) -> Place:
+    """Return the place "path", its name made of several slots with a `/` between them, as `{x}/{y}`."""
+
+    def read(call: Call) -> Meaning:
+        return Meaning((Named(call.row.type, template.format_map(call.captured), "", call.row.action),))
+
+    return Place(f"path, `{template}`", read)
+
+
+ROUTE = Place("the route's name", route_meaning)
 SERVER = Place("the server", server_meaning)
 PATH = Place("path", path_meaning)
 EVERYTHING = Place("any (`*`)", every_meaning)
@@ -137,9 +158,20 @@ def json_key(
         name = name_in(content, key)
         if isinstance(name, Refusal):
             return name
-        return Meaning((Named(call.row.type, name, "", call.row.action),), limits(content) if limits else {})
+        named = tuple([Named(call.row.type, name, "", action) for action in actions_of(call)])
+        return Meaning(named, limits(content) if limits else {})
 
     return Place(f"body `{key}`", read, Reads.MEANING)
+
+
+def header_name(facts: RequestFacts, header: str) -> str | Refusal:
+    """Return the name in a header, "" where it is absent; refuse one that came twice or is no name."""
+    values = facts.headers.get(header)
+    if values is None:
+        return ""
+    if len(values) != 1 or name_problem(values[0]) or not values[0].isascii():
+        return Refusal(Reason.AMBIGUOUS_BODY, f"the header {header} names nothing, or two")
+    return values[0]
 
 
 def name_in(content: Mapping[str, Any], key: str) -> str | Refusal:

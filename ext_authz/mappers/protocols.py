@@ -6,11 +6,18 @@ from typing import Final
 
 from ext_authz.mappers import (
     anthropic,
+    bentoml,
+    feast,
     kserve_v1,
+    kubernetes,
     mlflow,
     ollama,
     open_inference,
     openai,
+    ray,
+    s3,
+    sagemaker,
+    seldon,
     tensorflow_serving,
     torchserve,
 )
@@ -25,7 +32,14 @@ ADAPTERS: Final[tuple[Adapter, ...]] = (
     anthropic.ADAPTER,
     ollama.ADAPTER,
     mlflow.ADAPTER,
+    ray.ADAPTER,
+    sagemaker.ADAPTER,
+    s3.ADAPTER,
+    s3.VIRTUAL_HOST,
+    feast.ADAPTER,
+    kubernetes.ADAPTER,
+    kubernetes.PIPELINES,
+    seldon.ADAPTER,
+    bentoml.ADAPTER,
 )
 PROTOCOLS: Final[Mapping[str, Adapter]] = MappingProxyType({adapter.name: adapter for adapter in ADAPTERS})
-NOT_YET: Final = frozenset({"ray", "sagemaker", "s3", "feast", "kubernetes", "seldon", "bentoml"})
-"""Protocols that the plan names and this version does not have."""

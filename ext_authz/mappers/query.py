@@ -42,6 +42,23 @@ def parameters(query: str, wanted: frozenset[str]) -> dict[str, str] | Refusal:
     return found
 
 
+def every_parameter(query: str) -> dict[str, str] | Refusal:
+    """Return all parameters; refuses `ambiguous_body` where one came twice, in two spellings, or badly escaped."""
+    found: dict[str, str] = {}
+    folded: set[str] = set()
+    pairs = query.split("&") if query else []
+    if len(pairs) > MAX_PARAMETERS:
+        return _refuse(f"holds more than {MAX_PARAMETERS} parameters")
+    for pair in pairs:
+        name, _, value = pair.partition("=")
+        key, text = _decode(name), _decode(value)
+        if key is None or text is None or ";" in pair or key.casefold().strip() in folded:
+            return _refuse("has several readings")
+        found[key] = text
+        folded.add(key.casefold().strip())
+    return found
+
+
 def _decode(raw: str) -> str | None:
     if "%" not in raw and "+" not in raw:
         return raw

@@ -144,7 +144,8 @@ class RouteTable:
         if match.found is None:
             return Refusal(Reason.NO_ROUTE, f"{entry.adapter.name} has no such call")
         row = match.found.row
-        call = Call(facts, row, match.found.captured, entry.name, match.path.query, self.max_request_bytes)
+        part = "" if entry.host is None else entry.host.part(facts.host)
+        call = Call(facts, row, match.found.captured, entry.name, match.path.query, self.max_request_bytes, part)
         meaning = row.place.read(call)
         if isinstance(meaning, Refusal):
             return meaning

@@ -42,6 +42,10 @@ class HostPattern:
         middle = len(host) - len(self.prefix) - len(self.suffix)
         return middle > 0 and host.startswith(self.prefix) and host.endswith(self.suffix)
 
+    def part(self, host: str) -> str:
+        """Return what stands for the `*` in a host that matches, "" where there is none."""
+        return host[len(self.prefix) : len(host) - len(self.suffix)] if self.wild else ""
+
     def covers(self, other: "HostPattern") -> bool:
         """Whether every host of `other` is one of ours."""
         if not other.wild:

@@ -8,6 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from mapping_support import ask, facts, field, frame, table, varint
 
+from ext_authz.mappers.adapter import HostStyle
 from ext_authz.mappers.body import json_object
 from ext_authz.mappers.path import CanonicalPath, canonicalise
 from ext_authz.mappers.protocols import ADAPTERS
@@ -69,14 +70,18 @@ def test_a_canonical_path_holds_nothing_that_one_more_reading_would_change(raw):
     assert path.text.replace("%2F", "/") == "/" + "/".join(path.segments)
 
 
+def pattern(adapter, part="*"):
+    return f"{part}.{adapter.name}" if adapter.host_style is HostStyle.WILD else adapter.name
+
+
 ROUTES = table(
     "routes:\n"
-    + "".join(f"  - {{name: {a.name}, host: {a.name}, protocol: {a.name}, encoded_slash: true}}\n" for a in ADAPTERS)
+    + "".join(f"  - {{name: {a.name}, host: '{pattern(a)}', protocol: {a.name}, encoded_slash: true}}\n" for a in ADAPTERS)
     + '  - {host: lake, path: "/{id}/**", resource: {type: t, id: "{id}"}, action: use}\n'
     + 'catalog: [{type: model, id: "f*", stage: x}]\n'
 )
-HOSTS = [*(a.name for a in ADAPTERS), "lake", "nowhere"]
-ROWS = [(a.name, row) for a in ADAPTERS for row in a.rows]
+HOSTS = [*(pattern(a, "x.y") for a in ADAPTERS), "lake", "nowhere"]
+ROWS = [(pattern(a, "x.y"), row) for a in ADAPTERS for row in a.rows]
 
 json_values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=True), st.text(max_size=8)),

@@ -98,8 +98,26 @@ def test_a_route_that_cannot_be_meant_is_refused(text, message):
     assert message in route(text)
 
 
-def test_a_protocol_that_is_planned_says_so():
-    assert route("host: h, protocol: kubernetes") == ["protocol `kubernetes` is not available in this version"]
+def test_an_unknown_protocol_is_refused_with_the_known_ones():
+    [message] = route("host: h, protocol: kubernets")
+    assert message.startswith("unknown protocol `kubernets`, did you mean `kubernetes`?")
+    assert "open-inference" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("protocol: s3", "needs one exact `host`"),
+        ('host: "*.s3.internal", protocol: s3', "needs one exact `host`"),
+        ("protocol: s3-virtual-host", "reads the bucket from the host"),
+        ("host: s3.internal, protocol: s3-virtual-host", "reads the bucket from the host"),
+        ('host: "s3.*", protocol: s3-virtual-host', "reads the bucket from the host"),
+        ('host: "x.*.internal", protocol: s3-virtual-host', "reads the bucket from the host"),
+    ],
+)
+def test_a_protocol_that_reads_the_host_says_which_host_it_needs(text, message):
+    [found] = route(text)
+    assert message in found
 
 
 def test_two_routes_of_one_name_are_refused_also_across_files():
