@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import socket
+import statistics
 import threading
 import time
 import urllib.error
@@ -11,6 +12,7 @@ import urllib.request
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
 from key_server import KeyServer
 from running_service import CONFIGURATION, POLICIES, SCORER, write_configuration
 from sidecar_process import Sidecar, wait_until
@@ -67,7 +69,7 @@ def get(url):
 
 def metric(sidecar, name):
     """Return the metric's value; None while it is not there."""
-    found = re.search(rf"^{re.escape(name)}[{{ ].*?([0-9.e+-]+)$", get(f"{sidecar.admin}/metrics")[1], re.M)
+    found = re.search(rf"^{re.escape(name)}[{{ ].*?([0-9.e+-]+)$", get(f"{sidecar.admin}/metrics")[1], re.MULTILINE)
     return float(found[1]) if found else None
 
 
@@ -93,7 +95,9 @@ def accepted(folder, issuer):
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "native"])
-def test_keys_that_rotate_every_second_refuse_no_valid_token_and_accept_no_retired_one(start, tmp_path, issuer, transport):
+def test_keys_that_rotate_every_second_refuse_no_valid_token_and_accept_no_retired_one(
+    start, tmp_path, issuer, transport
+):
     issuer.max_age = 600
     sidecar = start(transport=transport)
     accepted(tmp_path, issuer)
@@ -129,12 +133,129 @@ def test_keys_that_rotate_every_second_refuse_no_valid_token_and_accept_no_retir
     for thread in threads:
         thread.join()
     assert wrong == []
-    assert counts[0] > 50 and counts[1] > 5
+    assert counts[0] > 50
+    assert counts[1] > 5
     assert len(issuer.requests) < 3 * SECONDS + 10
     sidecar.stop()
 
 
-def test_smoke(start, tmp_path, issuer):
+MADE_UP = ("nobody's", ec.generate_private_key(ec.SECP256R1()))
+
+
+@pytest.mark.parametrize("mode", ["down", "500", "html", "10 MB", "slow"])
+def test_an_outage_slows_no_check_and_refuses_no_valid_token_and_the_metrics_say_so(start, tmp_path, issuer, mode):
+    sidecar = start()
+    caller = accepted(tmp_path, issuer)
+    before = [seconds(caller, issuer) for _ in range(200)]
+    name = f'issuer="{issuer.address}"'
+    failed = f'ext_authz_jwks_fetches_total{{{name},result="failed"}}'
+    if mode == "down":
+        issuer.close()
+    else:
+        issuer.mode = mode
+    others, done = [], threading.Event()
+
+    def guess():
+        guesser = Caller(tmp_path)
+        while not done.is_set():
+            reply = guesser(issuer.token((f"made-up-{len(others)}", MADE_UP[1])))
+            others.append((reply.allowed, guesser.seconds))
+
+    thread = threading.Thread(target=guess)
+    thread.start()
+    during, end = [], time.monotonic() + (SECONDS * 2 if SECONDS > 6 else 3)
+    while time.monotonic() < end:
+        during.append(seconds(caller, issuer))
+        time.sleep(0.002)
+    done.set()
+    thread.join()
+    # The slow answer is given up after its ten seconds.
+    wait_until(lambda: metric(sidecar, failed), 20, "the failure in the metrics")
+    assert statistics.median(during) < 4 * statistics.median(before) + 0.005
+    assert not any(allowed for allowed, _ in others)
+    assert sum(waited > 0.1 for _, waited in others) < 20, "an outage makes few made-up keys wait"
+    assert metric(sidecar, f"ext_authz_jwks_usable{{{name}}}") == 1
+    assert metric(sidecar, f"ext_authz_jwks_age_seconds{{{name}}}") > 2
+    assert get(f"{sidecar.admin}/readyz")[0] == 200
+    sidecar.stop()
+
+
+def seconds(caller, issuer):
+    assert caller(issuer.token()).allowed
+    return caller.seconds
+
+
+def test_a_start_without_keys_holds_back_no_certificate_and_says_who_is_waited_for(start, tmp_path, issuer):
+    issuer.mode = "500"
+    sidecar = start()
+    caller = Caller(tmp_path)
+    certificate = check_request("POST", "/v2/models/fraud/infer", principal=SCORER)
+    assert sidecar.check(certificate, f"unix:{tmp_path}/0.sock").allowed
+    reply = caller(issuer.token())
+    assert (reply.http_status, reply.reason) == (401, "invalid_token")
+    event = sidecar.events()[-1]
+    assert event["detail"] == "the keys of its issuer have not been fetched yet"
+    wait_until(lambda: issuer.address in get(f"{sidecar.admin}/readyz")[1], what="who is waited for")
+    assert get(f"{sidecar.admin}/readyz")[0] == 503
+    assert metric(sidecar, f'ext_authz_jwks_usable{{issuer="{issuer.address}"}}') == 0
+    issuer.mode = "good"
+    wait_until(lambda: caller(issuer.token()).allowed, what="the keys")
+    wait_until(lambda: get(f"{sidecar.admin}/readyz")[0] == 200, what="readiness")
+    sidecar.stop()
+
+
+def test_a_restart_during_an_outage_goes_on_with_the_last_good_keys(start, tmp_path, issuer):
     sidecar = start()
     accepted(tmp_path, issuer)
-    print(get(f"{sidecar.admin}/metrics")[1])
+    wait_until((tmp_path / "run" / "keys.json").exists, what="the kept keys")
+    sidecar.stop()
+    issuer.mode = "500"
+    sidecar = start()
+    assert Caller(tmp_path)(issuer.token()).allowed
+    wait_until(lambda: get(f"{sidecar.admin}/readyz")[0] == 200, what="readiness")
+    sidecar.stop()
+
+
+def test_a_worker_that_is_started_again_has_the_keys_before_its_first_check(start, tmp_path, issuer):
+    sidecar = start()
+    accepted(tmp_path, issuer)
+    issuer.mode = "500"
+    for what in ("server.control", "server.worker"):
+        (process,) = sidecar.children(what)
+        os.kill(process, signal.SIGKILL)
+        wait_until(lambda: sidecar.children(what) not in ([], [process]), what=f"a new {what}")  # noqa: B023
+        replies = [Caller(tmp_path)(issuer.token()) for _ in range(3)]
+        assert all(reply.allowed for reply in replies)
+    sidecar.stop()
+
+
+def test_discovery_finds_the_keys_and_every_worker_has_them(start, tmp_path, issuer):
+    sidecar = start(source="discovery: true", workers=2)
+    accepted(tmp_path, issuer)
+    other = Caller(tmp_path, 1)
+    wait_until(lambda: other(issuer.token()).allowed, what="the other worker's keys")
+    issuer.rotate(keep=1)
+    for worker in (0, 1):
+        assert Caller(tmp_path, worker)(issuer.token()).allowed
+    sidecar.stop()
+
+
+def test_an_issuer_that_a_reload_adds_is_followed_too(start, tmp_path, issuer):
+    sidecar = start()
+    accepted(tmp_path, issuer)
+    second = KeyServer()
+    try:
+        file = tmp_path / "ext-authz.yaml"
+        entry = f"{{issuer: '{second.address}', audiences: [ml-platform], algorithms: [ES256], jwks_uri: '{second.uri}', subject_prefix: 'b-'}}"
+        text = (
+            file.read_text()
+            .replace("  jwt: [", f"  jwt: [{entry}, ")
+            .replace("'sub:alice'", "'sub:alice', 'sub:b-alice'")
+        )
+        file.write_text(text)
+        caller = Caller(tmp_path)
+        wait_until(lambda: caller(second.token()).allowed, what="the second issuer's keys")
+        assert caller(issuer.token()).allowed
+    finally:
+        second.close()
+    sidecar.stop()

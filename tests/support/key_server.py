@@ -1,6 +1,7 @@
 """An identity provider on loopback: a real HTTP server of key sets that rotates them and breaks in many ways."""
 
 import json
+import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -37,8 +38,12 @@ class KeyServer:
     def rotate(self, keep: int = 2) -> str:
         """Add a key in front, and retire all but the newest `keep`."""
         self._made += 1
-        self.keys = [(f"key-{self._made}", ec.generate_private_key(ec.SECP256R1())), *self.keys][:keep]
+        self.keys = [(f"key-{self._made}", self.new_key()), *self.keys][:keep]
         return self.keys[0][0]
+
+    @staticmethod
+    def new_key() -> ec.EllipticCurvePrivateKey:
+        return ec.generate_private_key(ec.SECP256R1())
 
     def token(self, key: int | tuple[str, Any] = 0, **claims: Any) -> str:
         kid, private = self.keys[key] if isinstance(key, int) else key
@@ -48,6 +53,19 @@ class KeyServer:
 
     def document(self) -> bytes:
         return json.dumps({"keys": [jwk(private, kid=kid, use="sig") for kid, private in self.keys]}).encode()
+
+    def secure(self, context: ssl.SSLContext) -> None:
+        """Speak TLS from now on."""
+        self._server.get_request = lambda: self._wrapped(context)  # type: ignore[method-assign]
+        self.address = self.address.replace("http:", "https:")
+
+    def _wrapped(self, context: ssl.SSLContext) -> Any:
+        plain, peer = self._server.socket.accept()
+        try:
+            return context.wrap_socket(plain, server_side=True), peer
+        except OSError:
+            plain.close()
+            raise
 
     def close(self) -> None:
         self._stopping.set()
@@ -73,7 +91,7 @@ class KeyServer:
 
 def answer(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200, **headers: str) -> None:
     handler.send_response(status)
-    for name, value in {"content-length": str(len(body)), **headers}.items():
+    for name, value in {"content_length": str(len(body)), **headers}.items():
         handler.send_header(name.replace("_", "-"), value)
     handler.end_headers()
     handler.wfile.write(body)
