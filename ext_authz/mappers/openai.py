@@ -1,32 +1,37 @@
 """The OpenAI HTTP API as OpenAI, vLLM and gateways serve it, with vLLM's extras.
 
-Law: the JSON body's `model` decides, wherever it stands in the body; a call
-whose models are elsewhere (uploads, batches, multipart) needs a grant on any.
+Law: the `model` of the JSON body or form decides, wherever it stands; a call
+whose models are elsewhere (uploads, batches) needs a grant on any.
 Non-goal: prompts.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from ext_authz.mappers.adapter import EVERY, Adapter, Call, Meaning, Named, Place, Reads, Row
 from ext_authz.mappers.body import case_variant, refuse
 from ext_authz.mappers.limits import KEYS, generation
+from ext_authz.mappers.multipart import form_fields
 from ext_authz.mappers.places import (
     EVERYTHING,
     PATH,
     SERVER,
     body_with,
+    every_meaning,
     name_in,
     name_problem,
     path_meaning,
     visible_json,
 )
 from ext_authz.mappers.query import parameters
-from ext_authz.model import Reason, Refusal
+from ext_authz.model import AttributeValue, Reason, Refusal
 
 MAX_MODELS: Final = 32
 # Headers by which AI gateways route; they fill them from the body, callers must not differ.
 _ROUTING: Final = ("x-ai-eg-model", "x-gateway-model-name")
+_FORM_FIELDS: Final = frozenset({"model", "n", "stream"})
+_COUNT = re.compile(r"[1-9][0-9]{0,8}\Z")
 _WANTED: Final = KEYS | {"model", "models", "fallbacks"}
 
 
@@ -92,6 +97,27 @@ def _in_path(call: Call) -> Meaning | Refusal:
     return Meaning((*meaning.named, *further), generation(content))
 
 
+def _form(call: Call) -> Meaning | Refusal:
+    """Read the form's `model`; of a body that we were not shown it may be any."""
+    facts = call.facts
+    if not facts.body.data:
+        return every_meaning(call)
+    if (facts.header("content-type") or "").lower().startswith("application/json"):
+        return _in_body(call)
+    fields = form_fields(facts, call.max_request_bytes, _FORM_FIELDS)
+    if isinstance(fields, Refusal):
+        return fields
+    model = name_in(fields, "model")
+    if isinstance(model, Refusal):
+        return model
+    known: dict[str, AttributeValue] = {}
+    if _COUNT.match(choices := fields.get("n", "1")):
+        known["n"] = int(choices)
+    if (stream := fields.get("stream", "false")) in ("true", "false"):
+        known["stream"] = stream == "true"
+    return _agreed(call, model) or Meaning((Named("model", model, "", call.row.action),), known)
+
+
 def _training(call: Call) -> Meaning | Refusal:
     content = body_with(call, frozenset({"model", "training_file", "validation_file"}))
     if isinstance(content, Refusal):
@@ -148,6 +174,7 @@ def _adapter(call: Call) -> Meaning | Refusal:
 
 
 _BODY = Place("body `model` (and `fallbacks`, `models`)", _in_body, Reads.MEANING)
+_FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING)
 _DEPLOYMENT = Place("path", _in_path, Reads.LIMITS)
 _TRAINING = Place("body `model`, `training_file`, `validation_file`", _training, Reads.MEANING)
 _BATCH = Place("any (`*`), and the file `input_file_id`", _batch, Reads.MEANING)
@@ -168,7 +195,7 @@ def _model_rows() -> list[Row]:
         "generate": generate,
     }
     rows = [Row("POST", path, action, _BODY) for action, paths in actions.items() for path in paths]
-    rows += [Row("POST", path, "generate", EVERYTHING) for path in multipart]
+    rows += [Row("POST", path, "generate", _FORM) for path in multipart]
     # The body decides which of these it is, by a server's own order of trying.
     kinds = tuple(("model", action) for action in ("embed", "classify", "rerank"))
     rows.append(Row("POST", "/invocations", "generate", _BODY, also=kinds))

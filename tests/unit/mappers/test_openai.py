@@ -110,9 +110,16 @@ def test_a_header_that_gateways_route_by_must_agree(header):
     "path",
     ["/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations", "/v1/videos"],
 )
-def test_a_form_may_name_any_model(path):
-    request = facts("POST", path, body=b"--x", headers={"content-type": "multipart/form-data; boundary=x"})
-    assert meaning(ROUTES, request) == model("generate", "*")
+def test_a_form_names_its_model_and_one_that_we_are_not_shown_may_name_any(path):
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nwhisper\r\n--x--\r\n'
+    assert meaning(ROUTES, facts("POST", path, body=body, headers=kind)) == model("generate", "whisper")
+    assert meaning(ROUTES, facts("POST", path, headers=kind)) == model("generate", "*")
+    assert meaning(ROUTES, facts("POST", path, body=body, headers=kind, partial="true")) == "ambiguous_body"
+    assert meaning(ROUTES, facts("POST", path, body=b"--x", headers=kind)) == "ambiguous_body"
+    assert meaning(ROUTES, post(path, {"model": "m"})) == model("generate")
+    header = {**kind, "x-ai-eg-model": "secret"}
+    assert meaning(ROUTES, facts("POST", path, body=body, headers=header)) == "ambiguous_body"
 
 
 def test_invocations_may_be_any_kind_of_call():
