@@ -100,11 +100,11 @@ def attempt(draft: config.Draft) -> tuple[Snapshot | None, tuple[Diagnostic, ...
 def published_keys(inputs: Inputs) -> bytes:
     """Return the JWK set (RFC 7517) that verifies tokens minted and assertions made here. Raises DocumentError."""
     builder = _Builder(inputs)
-    own, assertion = builder.own_tokens(), builder.assertion_key()
+    own, assertion = builder.own_tokens(), builder.assertion_keys()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
     sets = [own.keys] if own is not None else []
-    return public_jwks(sets if assertion is None else [*sets, verification_keys(assertion)])
+    return public_jwks(sets if assertion is None else [*sets, assertion[1]])
 
 
 def signing_key(inputs: Inputs) -> SigningKey:
@@ -288,21 +288,27 @@ class _Builder:
             assertion=assertion,
         )
 
-    def assertion_key(self) -> SigningKey | None:
-        """Return the key that assertions for upstreams are signed with."""
+    def assertion_keys(self) -> tuple[SigningKey, KeySet] | None:
+        """Return the key that assertions for upstreams are signed with, and those they are verified with."""
         settings = self.settings.response.assertion
         if settings is None:
             return None
-        return self._open(("response", "assertion", "private_key"), settings.private_key, load_signing_key)
+        place: Path = ("response", "assertion")
+        key = self._open((*place, "private_key"), settings.private_key, load_signing_key)
+        others = [
+            self._open((*place, "previous", index), path, load_public_key)
+            for index, path in enumerate(settings.previous)
+        ]
+        return None if key is None else (key, verification_keys(key, [each for each in others if each is not None]))
 
     def _assertion(self, chain: Chain) -> Assertion | None:
         """Return the signer of assertions, which must be useless as credentials here (CONTRACT section 7)."""
-        settings, key = self.settings.response.assertion, self.assertion_key()
-        if settings is None or key is None:
+        settings, keys = self.settings.response.assertion, self.assertion_keys()
+        if settings is None or keys is None:
             return None
         issuers = {} if chain.jwt is None else chain.jwt.issuers
         prints = [each.thumbprint for issuer in issuers.values() for each in issuer.keys.keys]
-        for each in conflicts(key, settings.issuer, set(issuers), prints):
+        for each in conflicts(keys[1], settings.issuer, set(issuers), prints):
             place = "issuer" if each.startswith("`") else "private_key"
             self._mistake(("response", "assertion", place), each)
         try:
@@ -310,5 +316,5 @@ class _Builder:
         except TemplateError as error:
             self._mistake(("response", "assertion", "audience"), str(error))
             return None
-        signer = AssertionSigner(key, settings.issuer, settings.lifetime)
+        signer = AssertionSigner(keys[0], settings.issuer, settings.lifetime)
         return Assertion(settings.header, audience, signer.sign)

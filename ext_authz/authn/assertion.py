@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final
 from pydantic import BeforeValidator, WithJsonSchema
 
 from ext_authz.authn.cache import Verdicts
+from ext_authz.authn.jwks import KeySet
 from ext_authz.authn.jwt import ASSERTION_TYPE
 from ext_authz.authn.signing import SigningKey
 from ext_authz.authn.tokens import new_token_id
@@ -39,6 +40,8 @@ class AssertionSettings(Settings):
     """Header that carries it."""
     private_key: FilePath
     """PEM key (Ed25519 or P-256), no other purpose's."""
+    previous: tuple[FilePath, ...] = ()
+    """Former and coming keys (PEM, private or public): published, not signed with."""
     issuer: NonEmptyText
     """`iss` of the assertions, no token issuer's."""
     audience: NonEmptyText = "${resource.type}/${resource.id}"
@@ -100,14 +103,15 @@ class AssertionSigner:
         return claims | {name: value for name, value in optional.items() if value}
 
 
-def conflicts(key: SigningKey, issuer: str, trusted: Collection[str], thumbprints: Iterable[str]) -> list[str]:
+def conflicts(keys: KeySet, issuer: str, trusted: Collection[str], thumbprints: Iterable[str]) -> list[str]:
     """Say why assertions could be taken for credentials (CONTRACT section 7); each entry is a load error.
 
-    `trusted` are the issuers whose tokens are accepted or minted here, `thumbprints` their keys'.
+    `keys` are those published for assertions, `trusted` the issuers whose tokens are accepted or minted here,
+    `thumbprints` their keys'.
     """
     found = []
     if issuer in trusted:
         found.append(f"`{issuer}` issues tokens too; assertions need an issuer of their own")
-    if key.kid in set(thumbprints):
+    if keys.thumbprints & set(thumbprints):
         found.append("the key signs tokens too; assertions need a key of their own")
     return found

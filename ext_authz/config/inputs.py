@@ -294,6 +294,8 @@ def referenced(settings: Settings) -> Iterator[tuple[Path, FilePath]]:
         yield ("identity", "api_keys", "file"), identity.api_keys.file
     if settings.response.assertion is not None:
         yield ("response", "assertion", "private_key"), settings.response.assertion.private_key
+        for index, path in enumerate(settings.response.assertion.previous):
+            yield ("response", "assertion", "previous", index), path
     if settings.tokens is not None:
         yield ("tokens", "private_key"), settings.tokens.private_key
         for index, path in enumerate(settings.tokens.previous):

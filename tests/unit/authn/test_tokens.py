@@ -243,9 +243,9 @@ def test_an_assertion_is_never_a_credential_even_from_a_trusted_issuer_and_key()
 
 def test_one_issuer_or_one_key_for_both_is_a_mistake() -> None:
     key = KEYS["EdDSA"]()
-    prints = verification_keys(key).thumbprints
-    assert conflicts(key, "a", ["b"], []) == []
-    assert len(conflicts(key, "a", ["a", "b"], [])) == 1
-    assert len(conflicts(key, "a", ["a"], prints)) == 2
+    keys = verification_keys(key)
+    assert conflicts(keys, "a", ["b"], []) == []
+    assert len(conflicts(keys, "a", ["a", "b"], [])) == 1
+    assert len(conflicts(keys, "a", ["a"], keys.thumbprints)) == 2
     with pytest.raises(ValueError, match="public-key"):
         signer(key=KEYS["HS256"]())
