@@ -121,11 +121,13 @@ def read_keyring(path: Path) -> Keyring:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except OSError as error:
         raise KeyUnavailableError(f"cannot read `{path}`: {(error.strerror or 'failed').lower()}") from None
-    with os.fdopen(descriptor, "rb") as file:
+    try:
         problem = _exposed(os.fstat(descriptor), path)
-        if problem:
-            raise KeyUnavailableError(f"`{path}` {problem}")
-        raw = file.read(_MAX_BYTES + 1)
+        raw = b"" if problem else os.read(descriptor, _MAX_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if problem:
+        raise KeyUnavailableError(f"`{path}` {problem}")
     try:
         if len(raw) > _MAX_BYTES:
             raise ValueError(f"is larger than {_MAX_BYTES} bytes")  # noqa: TRY301  one way to say what is wrong

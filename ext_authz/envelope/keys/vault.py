@@ -79,8 +79,8 @@ class TransitKey:
             raise AlteredError("the wrapped data key was altered")
         answer = self._ask("decrypt_data", ciphertext=text, associated_data=_base64(context_bytes(context)))
         try:
-            return base64.b64decode(answer.get("plaintext", ""), validate=True)
-        except (binascii.Error, ValueError, TypeError):
+            return base64.b64decode(answer["plaintext"], validate=True)
+        except (KeyError, binascii.Error, ValueError, TypeError):
             raise KeyUnavailableError(f"`vault:{self.id}`: the answer holds no plain text") from None
 
     def _ask(self, method: str, **parameters: str) -> Mapping[str, Any]:
