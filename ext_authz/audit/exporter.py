@@ -48,7 +48,7 @@ class Delivery:
         self._unsaved = False
 
     def step(self) -> bool:
-        """Deliver up to one chunk of each log; return whether there may be more to do at once.
+        """Deliver up to one chunk of each log; return whether a log had more than that to give.
 
         Raises OSError (or whatever the sink raises) when something could not be delivered.
         """
@@ -68,7 +68,7 @@ class Delivery:
             if self._unsaved:
                 self._cursor.save()
                 self._unsaved = False
-        return moved
+        return bool(held)
 
     def backoff(self) -> float:
         """Return the seconds to wait after this many failures in a row (full jitter)."""

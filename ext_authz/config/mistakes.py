@@ -12,7 +12,7 @@ from typing import Final, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, Sequence, did_you_mean, mark_at
+from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, Scalar, Sequence, did_you_mean, mark_at
 from ext_authz.settings import NOT_AVAILABLE, shown
 
 _WANTED: Final = {
@@ -48,10 +48,28 @@ def diagnostics(
         if each["type"] == "missing" and (path, each["loc"][-1]) in meant:
             continue  # a misspelt key is reported as such
         message = _message(each, model, path)
-        source = sources.get(mark) if mark is not None else None
-        found.append(Diagnostic(mark, message if source is None else _hide(message, each["input"], source)))
+        # A validator of a whole entry may quote any scalar within it.
+        for value, source in _substituted(_at(node, path), sources):
+            message = _hide(message, value, source)
+        found.append(Diagnostic(mark, message))
     # Never silent: where everything seems to follow from something else, what validation said stands.
     return found or [Diagnostic(node.mark, _lower(each["msg"])) for each in details]
+
+
+def _at(node: Node, path: Path) -> Node:
+    for step in path:
+        node = _child(node, step) or node
+    return node
+
+
+def _substituted(node: Node, sources: Mapping[Mark, str]) -> Iterator[tuple[str, str]]:
+    """Yield (value, source text) of every scalar at or below `node` that a variable was put into."""
+    if isinstance(node, Scalar):
+        if node.mark in sources:
+            yield node.text, sources[node.mark]
+        return
+    for child in node.items if isinstance(node, Sequence) else (value for _, value in node):
+        yield from _substituted(child, sources)
 
 
 def _lengths(node: Node) -> Iterator[tuple[Mark, int]]:
@@ -169,8 +187,8 @@ def _lower(text: str) -> str:
     return text[:1].lower() + text[1:]
 
 
-def _hide(message: str, value: object, source: str) -> str:
-    if not isinstance(value, str) or not value:
+def _hide(message: str, value: str, source: str) -> str:
+    if not value:
         return message
     quoted = shown(value)
     if message.endswith(NOT_AVAILABLE):

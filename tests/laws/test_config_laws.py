@@ -61,9 +61,12 @@ def shaped(draw, schema, node, depth=0):
     return draw(st.sampled_from(node["enum"])) if "enum" in node else draw(SCALARS)
 
 
+SCHEMA = config_schema()
+
+
 @st.composite
 def shapes(draw):
-    schema = config_schema()
+    schema = SCHEMA
     return shaped(draw, schema, schema)
 
 
