@@ -104,7 +104,7 @@ def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: st
         return draft.refused(Refusal(Reason.QUARANTINED, quarantine))
 
     context = gather(facts, draft.path, identity, target, state, snapshot.trusted_proxies, now_ns)
-    access, verdict = _asked(snapshot.policies, identity, target, context)
+    access, verdict = ask(snapshot.policies, identity, target, context)
     if verdict.reason is not Reason.ALLOWED:
         return draft.outcome(_denial(verdict), target, access, context)
     try:
@@ -121,7 +121,7 @@ def _public(draft: _Draft, match: RouteMatch) -> Outcome:
     )
 
 
-def _asked(policies: PolicySet, identity: Identity, target: Target, context: Context) -> tuple[Access, Verdict]:
+def ask(policies: PolicySet, identity: Identity, target: Target, context: Context) -> tuple[Access, Verdict]:
     """Ask for every access of the request; return the one that the decision speaks of, and the verdict on all."""
     asked = [
         (access, policies.decide(Query(identity, access.resource, access.action, context, target.attributes)))

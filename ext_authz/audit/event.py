@@ -16,7 +16,7 @@ from typing import Any, Final
 import orjson
 
 from ext_authz.audit.bounds import MAX_BYTES, bounded, plain
-from ext_authz.model import Access, Approval, Context, Identity, Outcome, Refusal, RequestFacts
+from ext_authz.model import Access, Approval, Auth, Context, Identity, Outcome, Refusal, RequestFacts
 from ext_authz.state.changes import Change
 
 DECISION: Final = "ext_authz.decision/1"
@@ -36,7 +36,7 @@ def decision_event(
     """Return the event of one check as a line of JSON without newline.
 
     `claims_read` are the claim paths that loaded policies read; no other claim
-    is recorded. `query_key` (up to 64 bytes) keys the hash of the query
+    is recorded, and one that a token lacks is null. `query_key` (up to 64 bytes) keys the hash of the query
     string; without it only the parameters' names are recorded.
     """
     decision, now_ns, access, target = outcome.decision, outcome.now_ns, outcome.access, outcome.target
@@ -164,9 +164,17 @@ def _subject(identity: Identity, now_ns: int, claims_read: frozenset[str]) -> di
         subject["cert_issuer"] = identity.cert_issuer
     if identity.via:
         subject["via"] = identity.via
-    if claims_read and identity.claims:
+    if claims_read and (identity.claims or identity.auth is Auth.JWT):
         claims = identity.claims if isinstance(identity.claims, dict) else dict(identity.claims)
-        subject["claims"] = {path: plain(value) for path in claims_read if (value := _claim(claims, path)) is not None}
+        subject["claims"] = recorded = {}
+        altered = []
+        for path in claims_read:
+            value = _claim(claims, path)
+            recorded[path] = made = plain(value)
+            if made != value:
+                altered.append(path)
+        if altered:
+            subject["claims_altered"] = sorted(altered)
     return subject
 
 

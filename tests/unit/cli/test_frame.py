@@ -11,8 +11,6 @@ from projects import project
 from ext_authz.cli import frame
 from ext_authz.cli.app import app
 
-LATER = ["replay", "encrypt", "decrypt", "rewrap"]
-
 
 def walk(command, path=()):
     yield path, command
@@ -48,9 +46,7 @@ def test_the_contracts_commands_are_all_there():
     assert wanted <= there
 
 
-@pytest.mark.parametrize(
-    "arguments", [[name] for name in LATER] + [["audit", each] for each in ("verify", "prove", "export")]
-)
+@pytest.mark.parametrize("arguments", [["audit", each] for each in ("verify", "prove", "export")])
 def test_what_is_not_built_is_refused_with_whatever_arguments(arguments, capfd):
     for more in ([], ["file", "--key", "file:x", "-o", "y"]):
         done = ran(capfd, *arguments, *more)
