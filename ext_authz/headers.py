@@ -6,7 +6,7 @@ after it sets). Non-goal: protobuf (response.py).
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from operator import attrgetter
@@ -28,6 +28,7 @@ MAX_HEADERS: Final = 32
 MAX_TOTAL_BYTES: Final = 16 * 1024
 MAX_NAME_BYTES: Final = 128
 
+_PRINTABLE = re.compile(r"[ -~]+\Z")
 _NAME = re.compile(r"[a-z0-9!#$%&'*+.^_|~-]+\Z")
 _FORBIDDEN = frozenset(
     {
@@ -46,6 +47,9 @@ _FORBIDDEN = frozenset(
     }
 )
 _OURS = frozenset({DECISION_ID, TTL})
+COOKIE: Final = "cookie"
+MAX_COOKIE_BYTES: Final = 8 * 1024
+"""Of what is left of a client's cookies; more than this is not passed on at all."""
 _FORBIDDEN_PREFIXES = (":", "x-envoy-", "x-forwarded-", "grpc-")
 
 _SUBJECT = frozenset(
@@ -91,6 +95,16 @@ def header_name_problem(name: str) -> str | None:
     return None
 
 
+def cookies(lines: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (name, value) of every cookie in the lines of a `cookie` header, as they stand (RFC 6265 4.2.1)."""
+    return [(name, value) for name, _, value in _pairs(lines)]
+
+
+def _pairs(lines: Iterable[str]) -> list[tuple[str, str, str]]:
+    pairs = (pair.strip(" \t").partition("=") for line in lines for pair in line.split(";"))
+    return [(name.strip(" \t"), equals, value.strip(" \t")) for name, equals, value in pairs]
+
+
 @dataclass(frozen=True, slots=True)
 class Assertion:
     """A signed statement to the upstream about a verified caller, in the header `name`.
@@ -110,7 +124,7 @@ class HeaderPlan:
     `templates` are the configured headers; `injectable` every name that the
     configuration or a loaded policy can set; `credentials` the headers that
     configured authenticators read; `bearers` those of them that may carry a
-    token on under `forward_credentials`.
+    token on under `forward_credentials`; `cookies` are cookies that hold tokens.
     """
 
     templates: tuple[tuple[str, Template], ...]
@@ -121,6 +135,7 @@ class HeaderPlan:
     forward_credentials: bool = False
     revision: str = ""
     assertion: Assertion | None = None
+    cookies: frozenset[str] = frozenset()
     _stripped: frozenset[str] = field(init=False, repr=False)
     _stripped_but_bearers: frozenset[str] = field(init=False, repr=False)
 
@@ -164,11 +179,27 @@ class HeaderPlan:
         if len(rendered) > MAX_HEADERS or sum(map(len, rendered.values())) > MAX_TOTAL_BYTES:
             raise TemplateError("the injected headers are over their bounds")
         forwards = self.forward_credentials and identity.auth is Auth.JWT
+        if self.cookies and not forwards:
+            rendered.update(self._without_tokens(facts))
         return tuple(rendered.items()), self._removals(facts, tuple(rendered), forwards=forwards)
 
     def public(self, facts: RequestFacts, decision_id: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
         """Return (headers, removals) for a public route: no identity, no credential."""
-        return ((DECISION_ID, decision_id),), self._removals(facts, (DECISION_ID,), forwards=False)
+        headers = {DECISION_ID: decision_id, **(self._without_tokens(facts) if self.cookies else {})}
+        return tuple(headers.items()), self._removals(facts, tuple(headers), forwards=False)
+
+    def _without_tokens(self, facts: RequestFacts) -> dict[str, str]:
+        """Return the `cookie` header less the cookies that hold tokens; nothing, so that it is removed, if none is.
+
+        What cannot stand in a header that we set is left out too.
+        """
+        kept = [
+            f"{name}={value}" if equals else name
+            for name, equals, value in _pairs(facts.headers.get(COOKIE, ()))
+            if name not in self.cookies
+        ]
+        rest = "; ".join(pair for pair in kept if pair and _PRINTABLE.match(pair))
+        return {COOKIE: rest} if rest and len(rest) <= MAX_COOKIE_BYTES else {}
 
     def _removals(self, facts: RequestFacts, kept: tuple[str, ...], *, forwards: bool) -> tuple[str, ...]:
         names = self._stripped_but_bearers if forwards else self._stripped

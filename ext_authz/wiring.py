@@ -283,6 +283,7 @@ class _Builder:
             remove=frozenset(response.remove),
             credentials=chain.credential_headers,
             bearers=chain.bearer_headers,
+            cookies=chain.cookies,
             forward_credentials=response.forward_credentials,
             revision=self.inputs.revision,
             assertion=assertion,

@@ -14,20 +14,20 @@ from ext_authz.authn.certificate import Certificate
 from ext_authz.authn.jwt import JwtAuthenticator, VerifiedToken
 from ext_authz.authn.mtls import MtlsAuthenticator, Presented
 from ext_authz.authn.names import ANONYMOUS, claimed
+from ext_authz.authn.places import AUTHORIZATION, TokenPlace
 from ext_authz.authn.roles import RoleBindings
 from ext_authz.model import Auth, Identity, Reason, Refusal, RequestFacts
 from ext_authz.state import State
 
 __all__ = ["Chain"]
 
-AUTHORIZATION: Final = "authorization"
 _REMEMBERED: Final = 8192
 _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 _SMALL: Final = 512
 _NO_CERTIFICATE: Final = Presented(None, None)
 _NO_HEADERS: Final[frozenset[str]] = frozenset()
 
-Found = tuple[Literal["jwt", "key"], str]
+Found = tuple[Literal["jwt", "key"], str] | tuple[Literal["jwt"], str, TokenPlace]
 
 
 class Chain:
@@ -51,12 +51,20 @@ class Chain:
         self.api_keys = api_keys
         self.bindings = bindings
         self.anonymous = anonymous
-        self.bearer_headers = frozenset({AUTHORIZATION}) if jwt is not None else _NO_HEADERS
+        issuers = () if jwt is None else jwt.issuers.values()
+        # Which issuers' tokens stand in which place; None is `authorization: Bearer`.
+        self._places = {name.settings.issuer: name.settings.token_from for name in issuers}
+        self._own_places = tuple({place: None for place in self._places.values() if place is not None})
+        self._reads_bearer = None in self._places.values()
+        self.cookies = frozenset(place.cookie for place in self._own_places if place.cookie is not None)
+        self.bearer_headers = frozenset(place.header_name for place in self._own_places)
+        if self._reads_bearer:
+            self.bearer_headers |= {AUTHORIZATION}
         self.credential_headers = self.bearer_headers
         if api_keys is not None:
             self.credential_headers |= {AUTHORIZATION, api_keys.header}
         self.header_names = self.credential_headers | (mtls.header_names if mtls is not None else _NO_HEADERS)
-        self._reads_authorization = jwt is not None or api_keys is not None
+        self._reads_authorization = self._reads_bearer or api_keys is not None
         # Identities with their bound roles and workload; what they are made of never changes.
         self._memory: Verdicts[tuple[VerifiedToken | str, Presented], Identity] = Verdicts(
             _REMEMBERED, _REMEMBERED_BYTES
@@ -71,6 +79,8 @@ class Chain:
     def authenticate(self, facts: RequestFacts, state: State, now_ns: int) -> Identity | Refusal:
         """Return the verified caller; `now_ns` is this machine's clock in Unix nanoseconds."""
         found = self._find(facts)
+        if self._own_places and not isinstance(found, Refusal):
+            found = self._find_elsewhere(facts, found)
         if isinstance(found, Refusal):
             return found
         presented = self.mtls.authenticate(facts, now_ns) if self.mtls is not None else _NO_CERTIFICATE
@@ -79,6 +89,10 @@ class Chain:
         identity = self._principal(found, presented, now_ns)
         if isinstance(identity, Refusal):
             return identity
+        if self._own_places and found is not None and identity.auth is Auth.JWT:
+            misplaced = self._misplaced(found, identity)
+            if misplaced is not None:
+                return misplaced
         revoked = _revocation(identity, presented, state)
         return identity if revoked is None else revoked
 
@@ -111,16 +125,35 @@ class Chain:
             return Refusal(Reason.AMBIGUOUS_CREDENTIALS, both)
         return "key", keys[0]
 
+    def _find_elsewhere(self, facts: RequestFacts, found: Found | None) -> Found | Refusal | None:
+        """Return the one token or key, one in a place of its own included."""
+        for place in self._own_places:
+            token = place.read(facts)
+            if isinstance(token, Refusal):
+                return token
+            if token is not None and found is not None:
+                both = "an API key beside a token" if found[0] == "key" else "a token in two places"
+                return Refusal(Reason.AMBIGUOUS_CREDENTIALS, both)
+            if token is not None:
+                found = "jwt", token, place
+        return found
+
+    def _misplaced(self, found: Found, identity: Identity) -> Refusal | None:
+        """Refuse a good token that stands where another issuer's are read: whoever could put it there is not known."""
+        if self._places[identity.issuer] == (found[2] if len(found) > 2 else None):  # noqa: PLR2004
+            return None
+        return Refusal(Reason.INVALID_TOKEN, "tokens of its issuer are read from another place", claimed(identity.name))
+
     def _bearer(self, values: tuple[str, ...]) -> Found | Refusal | None:
         if len(values) != 1 or "," in values[0]:
-            if self.jwt is None and not any(PREFIX in value for value in values):
+            if not self._reads_bearer and not any(PREFIX in value for value in values):
                 return None
             return Refusal(Reason.AMBIGUOUS_CREDENTIALS, "more than one value in `authorization`")
         scheme, _, token = values[0].partition(" ")
         bearer = scheme.lower() == "bearer"
         if bearer and self.api_keys is not None and token.lstrip(" ").startswith(PREFIX):
             return "key", token.lstrip(" ")
-        if self.jwt is None:
+        if not self._reads_bearer:
             return None
         if not bearer:
             return Refusal(Reason.INVALID_TOKEN, "`authorization` is of another scheme than Bearer")
@@ -130,7 +163,7 @@ class Chain:
         """Return the principal with its roles and, beneath a token or key, its workload."""
         if found is None:
             return self._by_connection(presented)
-        kind, text = found
+        kind, text = found[0], found[1]
         caller = presented.caller
         if kind == "jwt":
             assert self.jwt is not None  # noqa: S101  _find returns configured kinds only

@@ -15,8 +15,9 @@ from typing import Annotated, Final
 
 from pydantic import BeforeValidator
 
+from ext_authz.authn.places import parse_credential_header
 from ext_authz.model import Auth, Identity, Reason, Refusal
-from ext_authz.settings import FilePath, Settings, mistake, shown
+from ext_authz.settings import FilePath, Settings
 
 PREFIX: Final = "eak_"
 SECRET_BYTES: Final = 32
@@ -27,25 +28,12 @@ NS: Final = 1_000_000_000
 
 _ALPHABET: Final = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _KEY = re.compile(rf"{PREFIX}([0-9A-Za-z]{{{_BODY}}})([0-9A-Za-z]{{{_CHECK}}})\Z")
-_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_|~-]{1,128}\Z")
-_TAKEN = frozenset({"authorization", "proxy-authorization", "host", "cookie", "connection", "content-length", "te"})
-_TAKEN_PREFIXES = (":", "x-envoy-", "x-forwarded-", "x-authz-", "x-request-id", "content-", "transfer-", "grpc-")
-
-
-def _header(value: object) -> str:
-    name = value.lower() if isinstance(value, str) else ""
-    if not _HEADER.match(name):
-        raise mistake(f"{shown(value)} is not a header name")
-    if name in _TAKEN or name.startswith(_TAKEN_PREFIXES):
-        hint = "; `Bearer` with a key is read there anyway" if name == "authorization" else ""
-        raise mistake(f"`{name}` has another meaning and cannot carry an API key{hint}")
-    return name
 
 
 class ApiKeysSettings(Settings):
     """API keys, read from a header of their own or as `authorization: Bearer eak_…`."""
 
-    header: Annotated[str, BeforeValidator(_header)] = "x-api-key"
+    header: Annotated[str, BeforeValidator(parse_credential_header)] = "x-api-key"
     """Request header that carries a key."""
     file: FilePath
     """YAML file with the hashed keys, kept by `ext-authz apikey`."""

@@ -12,6 +12,7 @@ from pydantic import BeforeValidator, WithJsonSchema, model_validator
 
 from ext_authz.authn.jws import ALGORITHMS, HMAC_BYTES
 from ext_authz.authn.names import bare_problem
+from ext_authz.authn.places import TokenPlace
 from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, mistake, shown
 
 MAX_LEEWAY: Final = 300
@@ -121,6 +122,8 @@ class JwtSettings(Settings):
     """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""
     mfa: MfaSettings = MfaSettings()
     """What says that more than one factor was used."""
+    token_from: TokenPlace | None = None
+    """Where its tokens stand, in place of `authorization: Bearer`."""
     jwt_svid: Flag = False
     """Allow subjects that are SPIFFE IDs of `identity.mtls.trust_domains`."""
 

@@ -6,6 +6,7 @@ top of the configuration. Non-goal: one part alone (its settings model has that)
 
 from collections.abc import Iterator, Sequence
 
+from ext_authz.authn.api_key import ApiKeysSettings
 from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.spiffe import problem
@@ -13,7 +14,10 @@ from ext_authz.documents import Path
 
 
 def mistakes(
-    mtls: MtlsSettings | None, jwt: Sequence[JwtSettings], trusted_proxies: Sequence[object]
+    mtls: MtlsSettings | None,
+    jwt: Sequence[JwtSettings],
+    trusted_proxies: Sequence[object],
+    api_keys: ApiKeysSettings | None = None,
 ) -> Iterator[tuple[Path, str]]:
     """Yield (path, message). `trusted_proxies` is `server.trusted_proxies`; its texts are SPIFFE IDs."""
     domains = mtls.trust_domains if mtls is not None else ()
@@ -22,6 +26,9 @@ def mistakes(
         path: Path = ("identity", "jwt", index)
         if settings.binding == "required" and mtls is None:
             yield (*path, "binding"), "`binding: required` needs `identity.mtls`; without it every token is refused"
+        place = settings.token_from
+        if place is not None and api_keys is not None and place.header == api_keys.header:
+            yield (*path, "token_from", "header"), f"`{place.header}` is the header of API keys"
         if settings.jwt_svid and not domains:
             yield (*path, "jwt_svid"), "`jwt_svid` needs `identity.mtls.trust_domains`"
         if settings.jwt_svid and svid_seen:

@@ -73,7 +73,7 @@ def config_(
         raise CommandError(
             "`server.tls` is configured: say how Envoy proves itself with `--authz-tls CA,CERT,KEY,NAME`"
         )
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = {"hide_cookies": "cookie" not in snapshot.header_names}
     if settings.identity.mtls is not None and settings.identity.mtls.trust_domains:
         options["trust_domains"] = settings.identity.mtls.trust_domains
     hosts = [

@@ -127,7 +127,8 @@ def _issuers_are_told_apart(settings: Settings, node: Node) -> Broken:
 
 def _identity_holds_together(settings: Settings, node: Node) -> Broken:
     identity = settings.identity
-    for place, message in together.mistakes(identity.mtls, identity.jwt, settings.server.trusted_proxies):
+    peers = settings.server.trusted_proxies
+    for place, message in together.mistakes(identity.mtls, identity.jwt, peers, identity.api_keys):
         yield mark_at(node, place), message
 
 
