@@ -31,6 +31,7 @@ WORKSPACE: Final = "x-mlflow-workspace"
 _VERSION = re.compile(r"(?:0|[1-9][0-9]{0,17})\Z")
 
 _FIELD: Final = "field"
+_BY_ITS_NAME: Final = "name:"
 _API: Final = "/api/2.0/"
 _PREFIXES: Final = ("/api/3.0/", "/ajax-api/2.0/", "/ajax-api/3.0/")
 
@@ -143,6 +144,17 @@ def _created(call: Call) -> Meaning | Refusal:
 _ORIGINS: Final = (("run_id", "run"), ("model_id", "logged_model"))
 
 
+def _updated(call: Call) -> Meaning | Refusal:
+    """Read an experiment's update: its new name is another's id where experiments are asked for by name."""
+    found = _texts(call, ("experiment_id",), ("new_name",))
+    if isinstance(found, Refusal):
+        return found
+    named = [Named(call.row.type, found["experiment_id"], "", call.row.action)]
+    if "new_name" in found:
+        named.append(Named(call.row.type, _BY_ITS_NAME + found["new_name"], "", call.row.action))
+    return Meaning(tuple(named))
+
+
 def _renamed(call: Call) -> Meaning | Refusal:
     found = _texts(call, ("name", "new_name"))
     if isinstance(found, Refusal):
@@ -163,11 +175,12 @@ def _wrapped(place: Place) -> Place:
 
 _SERVER, _EVERY, _PATH = _wrapped(SERVER), _wrapped(EVERYTHING), _wrapped(PATH)
 _EXPERIMENT, _RUNS = _by("experiment_id"), _by("run_id", "run_uuid")
-_NAMED, _BY_NAME = _by("name", prefix="name:"), _by("experiment_name", prefix="name:")
+_NAMED, _BY_NAME = _by("name", prefix=_BY_ITS_NAME), _by("experiment_name", prefix=_BY_ITS_NAME)
 _MODEL, _TRACE = _by("name"), _by("trace_id", "request_id")
 _LISTED = _place("field `experiment_ids`, each (none: any)", _listed)
 _VERSIONED = _place("field `name` and `version`", _versioned)
 _CREATED = _place("field `name`; `run_id` and `model_id` are read", _created)
+_UPDATED = _place(f"{_FIELD} `experiment_id`, and `new_name` as `{_BY_ITS_NAME}…`", _updated)
 _RENAMED = _place("field `name` and `new_name`", _renamed)
 _SCORED = Place("the route's name", _scored, Reads.LIMITS)
 
@@ -195,7 +208,7 @@ def _tracking() -> list[Row]:
         ("GET", "experiments/search", "list_data", _EVERY, "experiment"),
         ("POST", "experiments/search", "list_data", _EVERY, "experiment"),
         ("POST", "experiments/search-datasets", "list_data", _LISTED, "experiment"),
-        ("POST", "experiments/update", "write_data", _EXPERIMENT, "experiment"),
+        ("POST", "experiments/update", "write_data", _UPDATED, "experiment"),
         ("POST", "experiments/set-experiment-tag", "write_data", _EXPERIMENT, "experiment"),
         ("POST", "experiments/delete-experiment-tag", "write_data", _EXPERIMENT, "experiment"),
         ("POST", "experiments/delete", "delete_data", _EXPERIMENT, "experiment"),

@@ -27,6 +27,8 @@ def model(action, name="m", version=""):
         ("GET", "experiments/get?experiment_id=7", None, [("experiment", "7", "", "read_metadata")]),
         ("GET", "experiments/get-by-name?experiment_name=7", None, [("experiment", "name:7", "", "read_metadata")]),
         ("POST", "experiments/search", {}, [("experiment", "*", "", "list_data")]),
+        ("POST", "experiments/update", {"experiment_id": "7", "new_name": "e"}, [("experiment", "7", "", "write_data"), ("experiment", "name:e", "", "write_data")]),
+        ("POST", "experiments/update", {"experiment_id": "7"}, [("experiment", "7", "", "write_data")]),
         ("POST", "experiments/delete", {"experiment_id": "7"}, [("experiment", "7", "", "delete_data")]),
         ("POST", "runs/create", {"experiment_id": "7"}, [("experiment", "7", "", "write_data")]),
         ("POST", "runs/search", {"experiment_ids": ["7", "8", "7"]}, [("experiment", "7", "", "list_data"), ("experiment", "8", "", "list_data")]),
