@@ -37,14 +37,20 @@ class TransitKey:
         """
         try:
             import hvac
+            import requests
         except ImportError:
             raise KeyUnavailableError("`vault:` needs the extra `vault`: `pip install 'ext-authz[vault]'`") from None
         address = environ.get("VAULT_ADDR", "")
         problem = _address_problem(address)
         if problem:
             raise KeyUnavailableError(f"VAULT_ADDR {problem}")
+        session = None
+        if urlsplit(address).scheme == "http":
+            session = requests.Session()
+            session.trust_env = False  # HTTP_PROXY would take the token off this machine
         client = hvac.Client(
             url=address,
+            session=session,
             token=environ.get("VAULT_TOKEN") or None,
             verify=environ.get("VAULT_CACERT") or None,
             namespace=environ.get("VAULT_NAMESPACE") or None,

@@ -3,6 +3,7 @@
 import json
 import os
 import stat
+import threading
 
 import pytest
 from envelopes import keyring
@@ -56,6 +57,20 @@ def test_a_rotation_through_a_link_changes_what_it_points_to(path, tmp_path):
     rotate_keyring(link, key=b"\2" * 32, now=NOW)
     assert link.is_symlink()
     assert read_keyring(path).current == 2
+
+
+def test_rotations_at_the_same_time_lose_no_version(path):
+    threads = [
+        threading.Thread(target=rotate_keyring, args=(path,), kwargs={"key": bytes([number]) * 32, "now": NOW})
+        for number in range(2, 10)
+    ]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    made = read_keyring(path)
+    assert made.current == 9
+    assert {each.key[0] for each in made.versions.values()} == set(range(1, 10))
 
 
 def test_an_old_version_is_removed_and_the_current_one_never(path):

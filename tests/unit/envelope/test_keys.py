@@ -191,6 +191,16 @@ def test_a_redirect_does_not_get_the_token(transit):
         assert elsewhere.requests == []
 
 
+def test_a_proxy_does_not_get_what_is_meant_for_this_machine(transit, monkeypatch):
+    with fake_transit.running() as proxy:
+        monkeypatch.setenv("HTTP_PROXY", proxy.address)
+        monkeypatch.setenv("http_proxy", proxy.address)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        assert vault(transit).wrap(DATA_KEY, NAME.context).key_version == "1"
+        assert proxy.requests == []
+
+
 def test_a_vault_that_is_not_there_is_said():
     with fake_transit.running() as gone:
         key = vault(gone)
