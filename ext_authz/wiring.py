@@ -7,6 +7,7 @@ with all of it. Non-goal: deciding when to build.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
@@ -33,6 +34,7 @@ from ext_authz.authn.trust import TrustError, TrustStore
 from ext_authz.check import Snapshot
 from ext_authz.config import Inputs
 from ext_authz.config.listeners import listener_mistakes
+from ext_authz.context import Network, client_address
 from ext_authz.documents import Diagnostic, DocumentError, Path, mark_at
 from ext_authz.headers import Assertion, HeaderPlan, known_variable
 from ext_authz.mappers.catalog import Catalog
@@ -137,7 +139,7 @@ class _Builder:
             routes=self._routes(),
             policies=policies,
             headers=self._headers(chain, policies),
-            trusted_proxies=tuple(each for each in self.settings.server.trusted_proxies if not isinstance(each, str)),
+            trusted_proxies=self._proxy_networks(),
         )
 
     def _open(self, place: Path, path: FilePath, make: Callable[[bytes], _Made]) -> _Made | None:
@@ -160,8 +162,16 @@ class _Builder:
     def _chain(self) -> Chain:
         identity = self.settings.identity
         return Chain(
-            self._mtls(), self._jwt(), self._api_keys(), RoleBindings(identity.role_bindings), identity.unsafe_anonymous
+            self._mtls(),
+            self._jwt(),
+            self._api_keys(),
+            RoleBindings(identity.role_bindings),
+            identity.unsafe_anonymous,
+            address_of=partial(client_address, trusted_proxies=self._proxy_networks()),
         )
+
+    def _proxy_networks(self) -> tuple[Network, ...]:
+        return tuple(each for each in self.settings.server.trusted_proxies if not isinstance(each, str))
 
     def _mtls(self) -> MtlsAuthenticator | None:
         settings = self.settings.identity.mtls

@@ -5,6 +5,7 @@ credential; a certificate beneath a token or key is the workload and adds no rol
 Non-goal: reading files and settings together (config and wiring do).
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final, Literal
 
@@ -16,7 +17,7 @@ from ext_authz.authn.mtls import MtlsAuthenticator, Presented
 from ext_authz.authn.names import ANONYMOUS, claimed
 from ext_authz.authn.places import AUTHORIZATION, TokenPlace
 from ext_authz.authn.roles import RoleBindings
-from ext_authz.model import Auth, Identity, Reason, Refusal, RequestFacts
+from ext_authz.model import Address, Auth, Identity, Reason, Refusal, RequestFacts
 from ext_authz.state import State
 
 __all__ = ["Chain"]
@@ -45,12 +46,16 @@ class Chain:
         api_keys: ApiKeyAuthenticator | None,
         bindings: RoleBindings,
         anonymous: bool,  # noqa: FBT001  one of five parts, in the order of the configuration
+        *,
+        address_of: Callable[[RequestFacts], Address | None] = lambda _: None,
     ) -> None:
+        """`address_of` returns the caller's address, None where it cannot be known; a key may be bound to networks."""
         self.mtls = mtls
         self.jwt = jwt
         self.api_keys = api_keys
         self.bindings = bindings
         self.anonymous = anonymous
+        self._address_of = address_of
         issuers = () if jwt is None else jwt.issuers.values()
         # Which issuers' tokens stand in which place; None is `authorization: Bearer`.
         self._places = {name.settings.issuer: name.settings.token_from for name in issuers}
@@ -72,7 +77,7 @@ class Chain:
 
     def with_tokens(self, jwt: JwtAuthenticator) -> "Chain":
         """Return this chain with other keys for the same issuers; identities stay remembered by verified token."""
-        made = Chain(self.mtls, jwt, self.api_keys, self.bindings, self.anonymous)
+        made = Chain(self.mtls, jwt, self.api_keys, self.bindings, self.anonymous, address_of=self._address_of)
         made._memory = self._memory
         return made
 
@@ -93,6 +98,10 @@ class Chain:
             misplaced = self._misplaced(found, identity)
             if misplaced is not None:
                 return misplaced
+        if self.api_keys is not None and self.api_keys.is_restricted(identity.key_id):
+            elsewhere = self.api_keys.elsewhere(identity, self._address_of(facts))
+            if elsewhere is not None:
+                return elsewhere
         revoked = _revocation(identity, presented, state)
         return identity if revoked is None else revoked
 

@@ -16,8 +16,8 @@ from typing import Annotated, Final
 from pydantic import BeforeValidator
 
 from ext_authz.authn.places import parse_credential_header
-from ext_authz.model import Auth, Identity, Reason, Refusal
-from ext_authz.settings import FilePath, Settings
+from ext_authz.model import Address, Auth, Identity, Reason, Refusal
+from ext_authz.settings import FilePath, Network, Settings
 
 PREFIX: Final = "eak_"
 SECRET_BYTES: Final = 32
@@ -41,7 +41,10 @@ class ApiKeysSettings(Settings):
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """One record. `digest` is the key's SHA-256 in hex; times are Unix seconds, None where there is none."""
+    """One record. `digest` is the key's SHA-256 in hex; times are Unix seconds, None where there is none.
+
+    `cidrs` are the networks that the key is good in; none: in all.
+    """
 
     id: str
     subject: str
@@ -52,6 +55,7 @@ class ApiKey:
     expires: int | None = None
     revoked: int | None = None
     note: str = ""
+    cidrs: tuple[Network, ...] = ()
 
     @property
     def identity(self) -> Identity:
@@ -96,6 +100,7 @@ class ApiKeyAuthenticator:
         self.header = settings.header
         records = tuple(keys)
         self._records = {record.digest: (record, record.identity) for record in records}
+        self._networks = {record.id: record.cidrs for record in records if record.cidrs}
         if len(self._records) != len(records):
             raise ValueError("two records hold the same key")
 
@@ -115,6 +120,18 @@ class ApiKeyAuthenticator:
         if record.expires is not None and now_ns >= record.expires * NS:
             return Refusal(Reason.INVALID_API_KEY, f"key `{record.id}` has expired", record.subject)
         return identity
+
+    def is_restricted(self, key_id: str) -> bool:
+        """Whether the key is good in some networks only."""
+        return key_id in self._networks
+
+    def elsewhere(self, identity: Identity, address: Address | None) -> Refusal | None:
+        """Refuse a restricted key's holder who calls from outside its networks, or from nobody knows where."""
+        networks = self._networks.get(identity.key_id, ())
+        if not networks or (address is not None and any(address in network for network in networks)):
+            return None
+        where = "from outside its networks" if address is not None else "from an address that is not known"
+        return Refusal(Reason.INVALID_API_KEY, f"key `{identity.key_id}` is used {where}", identity.name)
 
 
 def _base62(number: int, width: int) -> str:

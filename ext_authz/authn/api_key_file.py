@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import yaml
+from pydantic_core import PydanticCustomError
 
 from ext_authz.authn.api_key import ApiKey, digest_of, encode_key
 from ext_authz.authn.names import bare_problem
@@ -30,8 +31,9 @@ from ext_authz.documents import (
     load,
 )
 from ext_authz.documents import Sequence as Items
+from ext_authz.settings import Network, parse_cidr
 
-_FIELDS: Final = ("id", "subject", "hash", "roles", "org", "created", "expires", "revoked", "note")
+_FIELDS: Final = ("id", "subject", "hash", "roles", "org", "cidrs", "created", "expires", "revoked", "note")
 _REQUIRED: Final = ("id", "subject", "hash")
 _HASH_PREFIX: Final = "sha256:"
 _HASH = re.compile(r"sha256:[0-9a-f]{64}\Z")
@@ -67,6 +69,7 @@ def new_key(
     roles: Sequence[str] = (),
     org: str = "",
     note: str = "",
+    cidrs: Sequence[Network] = (),
 ) -> tuple[str, ApiKey]:
     """Make a key of 32 random bytes and its record; `now` Unix seconds, `lifetime` seconds (None: no end).
 
@@ -82,7 +85,7 @@ def new_key(
         raise ValueError("a role is empty" if "" in roles else "an id has letters, digits, `.`, `_` and `-`")
     key = encode_key(secret)
     expires = now + lifetime if lifetime is not None else None
-    return key, ApiKey(key_id, subject, digest_of(key), frozenset(roles), org, now, expires, None, note)
+    return key, ApiKey(key_id, subject, digest_of(key), frozenset(roles), org, now, expires, None, note, tuple(cidrs))
 
 
 def add_key(path: Path, key: ApiKey) -> None:
@@ -152,6 +155,8 @@ def _plain(key: ApiKey) -> dict[str, Any]:
         plain["roles"] = sorted(key.roles)
     if key.org:
         plain["org"] = key.org
+    if key.cidrs:
+        plain["cidrs"] = [str(each) for each in key.cidrs]
     for name, seconds in (("created", key.created), ("expires", key.expires), ("revoked", key.revoked)):
         if seconds is not None:
             plain[name] = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
@@ -211,11 +216,14 @@ class _Reader:
         self._unique(entry, "id", texts["id"], self._ids)
         self._unique(entry, "hash", texts["hash"], self._digests)
         roles = self._roles(entry)
+        cidrs = self._cidrs(entry)
         times = {name: self._time(entry, name) for name in ("created", "expires", "revoked")}
         if len(self.mistakes) > before:
             return None
         digest = texts["hash"].removeprefix(_HASH_PREFIX)
-        return ApiKey(texts["id"], texts["subject"], digest, roles, texts["org"], **times, note=texts["note"])
+        return ApiKey(
+            texts["id"], texts["subject"], digest, roles, texts["org"], **times, note=texts["note"], cidrs=cidrs
+        )
 
     def _mistake_at(self, entry: MappingNode, name: str, message: str) -> None:
         node = entry.get(name)
@@ -249,6 +257,22 @@ class _Reader:
             self._mistake(node.mark, "`roles` is a list of texts")
             return frozenset()
         return frozenset(item.text for item in items if isinstance(item, Scalar))
+
+    def _cidrs(self, entry: MappingNode) -> tuple[Network, ...]:
+        node = entry.get("cidrs")
+        if node is None:
+            return ()
+        if not isinstance(node, Items) or not node.items:
+            # An empty list would read as "nowhere" to some and as "anywhere" to others.
+            self._mistake(node.mark, "`cidrs` is a list of networks; without it the key is good in all")
+            return ()
+        found = []
+        for item in node.items:
+            try:
+                found.append(parse_cidr(item.text if isinstance(item, Scalar) else None))
+            except PydanticCustomError as error:
+                self._mistake(item.mark, error.message())
+        return tuple(found)
 
     def _time(self, entry: MappingNode, name: str) -> int | None:
         node = entry.get(name)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -29,6 +29,9 @@ from ext_authz.cli.frame import (
     seconds_of,
 )
 
+if TYPE_CHECKING:
+    from ext_authz.settings import Network
+
 apikey = typer.Typer(help="Manage the hashed API key file.", no_args_is_help=True)
 token = typer.Typer(help="Mint tokens of this installation.", no_args_is_help=True)
 
@@ -45,6 +48,10 @@ def new(
         str, typer.Option("--ttl", metavar="TIME", help="How long it is valid: `90d`. Without: no end.")
     ] = "",
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="For people.")] = "",
+    cidr: Annotated[
+        list[str] | None,
+        typer.Option("--cidr", metavar="NET", help="A network it is good in; repeatable. Without: anywhere."),
+    ] = None,
 ) -> None:
     """Make a key, add its hash to the file, and print the key: once, here, never again.
 
@@ -64,6 +71,7 @@ def new(
             roles=role or [],
             org=org,
             note=note,
+            cidrs=[_network(each) for each in cidr or []],
         )
         add_key(path, record)
     ends = f"until {clock_text(record.expires)}" if record.expires is not None else "without an end"
@@ -91,6 +99,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
                 "subject": f"key:{key.subject}",
                 "roles": sorted(key.roles),
                 "org": key.org,
+                "cidrs": [str(each) for each in key.cidrs],
                 "created": clock_text(key.created) or None,
                 "expires": clock_text(key.expires) or None,
                 "revoked": clock_text(key.revoked) or None,
@@ -106,13 +115,14 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("id", "subject", "roles", "org", "expires", "revoked", "note", box=None, pad_edge=False)
+    table = Table("id", "subject", "roles", "org", "networks", "expires", "revoked", "note", box=None, pad_edge=False)
     for key in keys:
         cells = (
             key.id,
             f"key:{key.subject}",
             ", ".join(sorted(key.roles)),
             key.org,
+            ", ".join(map(str, key.cidrs)),
             clock_text(key.expires) or "never",
             clock_text(key.revoked),
             key.note,
@@ -136,6 +146,17 @@ def revoke(
     with _user_mistakes(path):
         record = revoke_key(path, key_id, int(time.time()))
     say(f"revoked {record.id} of key:{printable(record.subject)} at {clock_text(record.revoked)}")
+
+
+def _network(text: str) -> "Network":
+    from pydantic_core import PydanticCustomError
+
+    from ext_authz.settings import parse_cidr
+
+    try:
+        return parse_cidr(text)
+    except PydanticCustomError as error:
+        raise CommandError(f"--cidr: {error.message()}") from None
 
 
 def _key_file(config: Path) -> Path:

@@ -85,6 +85,8 @@ def chain(
     keys: bool = True,
     anonymous: bool = False,
     bindings: Mapping[str, Sequence[str]] | None = None,
+    records: Sequence[ApiKey] | None = None,
+    **more: Any,
 ) -> Chain:
     """Build a chain; `jwt=()` is the usual issuer, `jwt=None` no JWTs; `mtls=None` no certificates."""
     certificates = None
@@ -97,9 +99,9 @@ def chain(
     lookup = None
     if keys:
         settings = ApiKeysSettings(file=NOWHERE)
-        lookup = ApiKeyAuthenticator(settings, [record for _, record in api_keys().values()])
+        lookup = ApiKeyAuthenticator(settings, records or [record for _, record in api_keys().values()])
     bound = [RoleBindingSettings(role=role, members=tuple(names)) for role, names in (bindings or {}).items()]
-    return Chain(certificates, tokens, lookup, RoleBindings(bound), anonymous)
+    return Chain(certificates, tokens, lookup, RoleBindings(bound), anonymous, **more)
 
 
 SPIFFE: Mapping[str, Any] = {"trust_domains": [made.TRUST_DOMAIN]}

@@ -2,11 +2,13 @@
 
 import stat
 import threading
+from dataclasses import replace
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
-from chains import api_keys, key
-from credentials import NOW
+from chains import api_keys, chain, key
+from credentials import NOW, NOW_NS, facts
 
 from ext_authz.authn.api_key import (
     KEY_LENGTH,
@@ -18,6 +20,9 @@ from ext_authz.authn.api_key import (
 )
 from ext_authz.authn.api_key_file import add_key, list_keys, new_key, read_keys, revoke_key, write_keys
 from ext_authz.documents import DocumentError
+from ext_authz.model import Reason, Refusal
+from ext_authz.settings import parse_cidr
+from ext_authz.state import EMPTY_STATE
 
 RECORD = f"  - {{id: a, subject: batch, hash: 'sha256:{'0' * 64}'}}\n"
 
@@ -130,6 +135,12 @@ def test_an_empty_file_holds_no_keys(text: str) -> None:
         ("keys:\n" + RECORD.replace("}", ", expires: }"), ["`expires` is a time such as"]),
         ("keys:\n" + RECORD.replace("subject: batch", "subject: ''"), ["f:2:22: `subject` is empty"]),
         ("keys:\n" + RECORD.replace("}", ", note: [a]}"), ["`note` is not short, printable text"]),
+        ("keys:\n" + RECORD.replace("}", ", cidrs: []}"), ["`cidrs` is a list of networks"]),
+        ("keys:\n" + RECORD.replace("}", ", cidrs: 10.0.0.0/8}"), ["`cidrs` is a list of networks"]),
+        (
+            "keys:\n" + RECORD.replace("}", ", cidrs: [10.0.0.1/8, x, {}]}"),
+            ["`10.0.0.1/8` has bits set", "`x` is not a CIDR", "is not a CIDR"],
+        ),
     ],
 )
 def test_every_mistake_is_told_at_its_place(text: str, messages: list[str]) -> None:
@@ -162,3 +173,30 @@ def test_two_records_of_one_key_are_not_loaded() -> None:
     with pytest.raises(ValueError, match="same key"):
         ApiKeyAuthenticator(ApiKeysSettings(file=Path("f")), [record, record])
     assert looks_like_a_key(key())
+
+
+NETWORKS = (parse_cidr("10.20.0.0/16"), parse_cidr("2001:db8::/32"))
+
+
+@pytest.mark.parametrize(
+    ("address", "good"),
+    [("10.20.3.4", True), ("2001:db8::1", True), ("10.21.0.1", False), ("192.0.2.1", False), (None, False)],
+)
+def test_a_key_bound_to_networks_is_good_there_and_nowhere_else(address: str | None, good: bool) -> None:
+    text, record = api_keys()["good"]
+    found = None if address is None else ip_address(address)
+    built = chain(records=[replace(record, cidrs=NETWORKS)], address_of=lambda _: found)
+    for headers in ({"x-api-key": text}, {"authorization": f"Bearer {text}"}):
+        for _ in range(2):  # a remembered identity is looked at again
+            answer = built.authenticate(facts(headers=headers), EMPTY_STATE, NOW_NS)
+            assert isinstance(answer, Refusal) != good
+            if isinstance(answer, Refusal):
+                assert answer.reason is Reason.INVALID_API_KEY
+                assert answer.detail.startswith("key `ak-good` is used from ")
+
+
+def test_a_key_without_networks_is_good_everywhere_and_tokens_have_none() -> None:
+    built = chain(address_of=lambda _: None)
+    assert not isinstance(built.authenticate(facts(headers={"x-api-key": key()}), EMPTY_STATE, NOW_NS), Refusal)
+    record = replace(api_keys()["good"][1], cidrs=NETWORKS)
+    assert read_keys(write_keys([record]), "f") == (record,)
