@@ -4,6 +4,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from envelopes import NAME, counted, keyring, opened, provider, sealed
 
 from ext_authz.envelope.errors import AlteredError, UnsupportedError
@@ -116,3 +117,46 @@ def test_a_header_for_another_data_key_is_refused():
     header = read_header(write_header(prelude, slot, derive(other, prelude.salt)))
     with pytest.raises(AlteredError, match="header"):
         header.check(other)
+
+
+def forged(data, at, change):
+    """The slot in page 2 changed by somebody who has no key, its checksum made to fit; put where `at` says."""
+    page = bytearray(data[PAGE : 2 * PAGE])
+    change(page)
+    page[4064:] = hashlib.sha256(page[:4064]).digest()
+    return data[:at] + bytes(page) + data[at + PAGE :]
+
+
+def of_generation(number):
+    def change(page):
+        page[4:8] = number.to_bytes(4, "big")
+
+    return change
+
+
+@pytest.mark.parametrize(("at", "generation"), [(PAGE, 3), (PAGE, 2**32 - 1), (2 * PAGE, 2)])
+def test_a_slot_with_a_checksum_that_fits_is_not_believed_without_its_mac(at, generation):
+    data = forged(sealed(b"x"), at, of_generation(generation))
+    assert read_header(data).slot.generation == generation
+    with pytest.raises(AlteredError, match="header"):
+        opened(data)
+
+
+def test_a_forged_mac_is_not_believed():
+    def change(page):
+        page[4032:4064] = bytes(32)
+
+    with pytest.raises(AlteredError, match="header"):
+        opened(forged(sealed(b"x"), PAGE, change))
+
+
+def test_an_empty_last_chunk_after_others_is_refused_even_from_a_holder_of_the_key():
+    data = sealed(bytes(1024))
+    header = read_header(data)
+    keys = header.check(provider().unwrap(header.slot.wrapped, NAME.context))
+    cipher, prefix = AESGCM(keys.payload), header.prelude.nonce_prefix
+    chunks = cipher.encrypt(_nonce(prefix, 0, False), bytes(1024), header.digest)
+    chunks += cipher.encrypt(_nonce(prefix, 1, True), b"", header.digest)
+    assert opened(data) == bytes(1024)
+    with pytest.raises(AlteredError, match="cut off or added to"):
+        opened(data[:HEADER_BYTES] + chunks)
