@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from ext_authz.cli import approve, audit, changes, checks, credentials, encryption, envoy, replay, run, schemas
+from ext_authz.cli import access, approve, audit, changes, checks, credentials, encryption, envoy, replay, run, schemas
 
 EPILOG = "Exit status: 0 done, 1 what was checked does not hold, 2 usage or configuration error, 70 internal error."
 
@@ -37,6 +37,7 @@ app.command(rich_help_panel=_POLICIES)(checks.check)
 app.command(rich_help_panel=_POLICIES)(checks.explain)
 app.command("test", rich_help_panel=_POLICIES)(checks.run_tests)
 app.command(rich_help_panel=_POLICIES)(replay.replay)
+app.command(rich_help_panel=_POLICIES)(access.access)
 app.command(rich_help_panel=_STATE)(approve.approve)
 app.command(rich_help_panel=_STATE)(changes.approvals)
 app.command(rich_help_panel=_STATE)(changes.revoke)
