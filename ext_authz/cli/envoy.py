@@ -40,7 +40,8 @@ def config_(
     client_certificates: Annotated[
         bool,
         typer.Option(
-            "--require-client-certificate/--optional-client-certificate", help="Whether a caller may come without one."
+            "--require-client-certificate/--no-client-certificate",
+            help="Whether callers show a certificate; Envoy cannot match the name of an optional one, so it is all or none.",
         ),
     ] = True,
     upstream: Annotated[

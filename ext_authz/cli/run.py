@@ -26,7 +26,7 @@ def serve(config: ConfigOption = DEFAULT_CONFIG) -> int:
 
 def demo(
     directory: Annotated[
-        Path | None, typer.Option("--dir", metavar="DIR", help="Where to put everything; a new folder if not given.")
+        Path | None, typer.Option("--dir", metavar="DIR", help="Where to put everything; `demo-run` if not given.")
     ] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Leave it running and print commands to try.")] = False,
 ) -> int:
