@@ -41,7 +41,7 @@ def config_(
         bool,
         typer.Option(
             "--require-client-certificate/--no-client-certificate",
-            help="Whether callers show a certificate; Envoy cannot match the name of an optional one, so it is all or none.",
+            help="Whether callers show a certificate: all do, or none (Envoy cannot match an optional one's name).",
         ),
     ] = True,
     upstream: Annotated[
