@@ -2,6 +2,8 @@
 
 from mapping_support import table
 
+from ext_authz.mappers.catalog import MAX_BELOW
+
 CATALOG = """
 catalog:
   - {type: model, id: "*", owner: ml, stage: dev}
@@ -40,3 +42,17 @@ def test_of_any_resource_only_what_is_true_of_every_one_is_known():
     assert known("dataset", "*", {"sensitivity": "low"}) == {}
     assert known("dataset", "*", {"sensitivity": "high"}) == {"sensitivity": "high"}
     assert known("region", "*", {"place": "us"}) == {"place": "eu"}, "the catalog's own `*` is of every one"
+
+
+def test_of_any_resource_below_a_name_only_what_is_true_of_each_of_them_is_known():
+    assert known("model", "fraud-card-*", {"zone": "z"}) == {"owner": "ml", "tier": "a", "zone": "z"}
+    assert known("model", "fraud-x*") == {"owner": "ml", "stage": "staging", "tier": "b"}
+    assert known("model", "other*", {"stage": "prod"}) == {"owner": "ml", "stage": "dev"}
+
+
+def test_below_a_name_with_more_entries_than_a_check_has_time_for_any_entry_of_the_type_counts():
+    lines = "".join(f"  - {{type: t, id: 'a/{number}', level: low}}\n" for number in range(MAX_BELOW + 1))
+    many = table(f"catalog:\n  - {{type: t, id: 'b/x', level: high}}\n{lines}").catalog
+    assert many.attributes("t", "a/*", {"level": "low"}) == {}
+    assert many.attributes("t", "a/1*", {"level": "low"}) == {"level": "low"}
+    assert many.attributes("t", "b/*", {"level": "high"}) == {"level": "high"}
