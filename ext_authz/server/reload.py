@@ -1,7 +1,7 @@
 """Reads the configuration again when it changed, proves it, and hands it on; keeps the last good one otherwise.
 
-Law: nothing leaves here that did not compile whole. Non-goal: deciding when
-(control.py) and sending (link.py).
+Law: nothing leaves here that did not compile whole; what changes while files are
+being read is read again. Non-goal: deciding when (control.py) and sending (link.py).
 """
 
 from collections.abc import Callable, Mapping
@@ -41,7 +41,9 @@ class Reloader:
         self._config_file = config_file
         self._environ = environ
         self._publish = publish
-        self._watch = Watch(*_watched(inputs))
+        self._watch = Watch((), ())
+        # These inputs were read by another process, perhaps long ago: the first look finds what is different since.
+        self._watch.aim(*_watched(inputs), since=())
 
     def changed(self) -> bool:
         """Whether the files differ from those last read."""
@@ -49,14 +51,15 @@ class Reloader:
 
     def reload(self) -> Reloaded:
         """Read, prove and publish. Never raises."""
+        seen = self._watch.look()
         try:
             inputs, _ = wiring.load(self._config_file, self._environ)
         except DocumentError as error:
-            texts = error.texts
-            return Reloaded(self.inputs.revision, tuple(each.render(texts) for each in error.diagnostics))
+            # Without the source lines: these texts go into log and trail, and a line may hold a key by mistake.
+            return Reloaded(self.inputs.revision, tuple(each.render() for each in error.diagnostics))
         except Exception as error:  # noqa: BLE001  whatever is wrong with the files, the last good ones stay
             return Reloaded(self.inputs.revision, (f"{type(error).__name__}: {error}",))
-        self._watch.aim(*_watched(inputs))
+        self._watch.aim(*_watched(inputs), since=seen)
         if inputs.revision == self.inputs.revision:
             return Reloaded(inputs.revision, unchanged=True)
         self.inputs = inputs

@@ -8,7 +8,8 @@ import glob
 import os
 from collections.abc import Iterable
 
-Stamp = tuple[tuple[str, int, int, int], ...]
+_File = tuple[str, int, int, int, int]
+Stamp = tuple[_File, ...]
 
 
 class Watch:
@@ -17,15 +18,16 @@ class Watch:
     def __init__(self, paths: Iterable[str], patterns: Iterable[str]) -> None:
         self.aim(paths, patterns)
 
-    def aim(self, paths: Iterable[str], patterns: Iterable[str]) -> None:
-        """Watch these from now on, as they are now."""
+    def aim(self, paths: Iterable[str], patterns: Iterable[str], since: Stamp | None = None) -> None:
+        """Watch these from now on: as they are now, or as they were at the look `since`, before they were read."""
         self._paths = tuple(paths)
         self._patterns = tuple(patterns)
-        self._known = self._last = self._look()
+        self._last = self.look()
+        self._known = self._last if since is None else since
 
     def changed(self) -> bool:
         """Whether something differs from what was known, and did already at the last look. Then it is known."""
-        now = self._look()
+        now = self.look()
         settled = now == self._last
         self._last = now
         if now == self._known or not settled:
@@ -33,16 +35,18 @@ class Watch:
         self._known = now
         return True
 
-    def _look(self) -> Stamp:
+    def look(self) -> Stamp:
+        """Return what the files are like now."""
         names = set(self._paths)
         for pattern in self._patterns:
             names.update(glob.glob(pattern, recursive=True))  # noqa: PTH207  patterns may be absolute
         return tuple(_stamp(name) for name in sorted(names))
 
 
-def _stamp(name: str) -> tuple[str, int, int, int]:
+def _stamp(name: str) -> _File:
     try:
         found = os.stat(name)  # noqa: PTH116  called twice a second for every file
     except OSError:
-        return name, -1, -1, -1
-    return name, found.st_mtime_ns, found.st_size, found.st_ino
+        return name, -1, -1, -1, -1
+    # The change time too: a file that could not be read becomes readable by a chmod that leaves the others alone.
+    return name, found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
