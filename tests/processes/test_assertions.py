@@ -34,7 +34,7 @@ def sidecar(tmp_path):
 
 def ask(sidecar, path="/v2/models/fraud/infer", method="POST", principal=SCORER, headers=()):
     message = check_request(method, path, principal=principal, headers=dict(headers))
-    return sidecar.check(message, f"unix:{sidecar.folder}/0.sock")
+    return sidecar.check(message, f"unix:{sidecar.folder}/0.sock", timeout=30)
 
 
 def verified(assertion, client, audience="model/fraud"):

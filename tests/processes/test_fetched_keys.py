@@ -83,7 +83,7 @@ class Caller:
         headers = {"authorization": f"Bearer {token}"}
         message = check_request("POST", "/v2/models/fraud/infer", headers=headers)
         began = time.perf_counter()
-        reply = read_reply(self.call(message, timeout=5, wait_for_ready=True))
+        reply = read_reply(self.call(message, timeout=30, wait_for_ready=True))
         self.seconds = time.perf_counter() - began
         return reply
 
@@ -190,7 +190,7 @@ def test_a_start_without_keys_holds_back_no_certificate_and_says_who_is_waited_f
     sidecar = start()
     caller = Caller(tmp_path)
     certificate = check_request("POST", "/v2/models/fraud/infer", principal=SCORER)
-    assert sidecar.check(certificate, f"unix:{tmp_path}/0.sock").allowed
+    assert sidecar.check(certificate, f"unix:{tmp_path}/0.sock", timeout=30).allowed
     reply = caller(issuer.token())
     assert (reply.http_status, reply.reason) == (401, "invalid_token")
     event = sidecar.events()[-1]
