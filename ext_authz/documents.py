@@ -160,12 +160,25 @@ def load(text: str, file: str) -> Node | None:
     except yaml.MarkedYAMLError as error:
         at = error.problem_mark or error.context_mark
         mark = Mark(file, at.line + 1, at.column + 1) if at else Mark(file, 1, 1)
-        raise DocumentError([Diagnostic(mark, error.problem or "not YAML")], texts) from None
+        raise DocumentError([Diagnostic(mark, (error.problem or "not YAML") + _hint(text, at))], texts) from None
     except yaml.YAMLError as error:
         raise DocumentError([Diagnostic(Mark(file, 1, 1), f"not YAML: {error}".splitlines()[0])], texts) from None
     if builder.mistakes:
         raise DocumentError(builder.mistakes, texts)
     return node
+
+
+def _hint(text: str, at: yaml.Mark | None) -> str:
+    """Return what two frequent mistakes look like to those who did not write the YAML parser."""
+    lines = text.split("\n")
+    if at is None or at.line >= len(lines):
+        return ""
+    line = lines[at.line]
+    if line[at.column : at.column + 1] == "\t":
+        return " (a tab: YAML is indented by spaces)"
+    if line[max(0, at.column - 1) : at.column + 1] == "${":
+        return " (write `${…}` in quotes here)"
+    return ""
 
 
 class _Builder:

@@ -202,21 +202,26 @@ def record(config: Path, change: "Change") -> None:
     if problem is not None:
         raise CommandError(problem)
     with open_store(config) as store:
-        if change.withdraw:
-            _must_hold(store, change)
+        held = _held(store, change) if change.withdraw else []
         stored = store.append(change)
-    verb = "withdrew" if change.withdraw else "recorded"
-    say(f"{verb} {change.kind.value} {stored.id}: {printable(_what(change))}; every worker knows within 1 s")
+    verb, numbers = ("withdrew", held) if change.withdraw else ("recorded", [stored.id])
+    noun = f"{change.kind.value}{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+    say(f"{verb} {noun}: {printable(_what(change))}; every worker knows within 1 s")
 
 
-def _must_hold(store: "SqliteStore", change: "Change") -> None:
+def _held(store: "SqliteStore", change: "Change") -> list[int]:
+    """Return the numbers of what a withdrawal takes back, as the lists show them. Raises CommandError for nothing."""
     from ext_authz.state.book import read_book
 
     now_ns = time.time_ns()
-    for each in read_book(store).active(now_ns):
-        if each.kind is change.kind and each.key == change.key and change.resource in ("", each.resource):
-            return
-    raise CommandError(f"no {change.kind.value} that holds says: {_what(change)}", status=1)
+    numbers = [
+        each.id
+        for each in read_book(store).active(now_ns)
+        if each.kind is change.kind and each.key == change.key and change.resource in ("", each.resource)
+    ]
+    if not numbers:
+        raise CommandError(f"no {change.kind.value} that holds says: {_what(change)}", status=1)
+    return numbers
 
 
 def _list_or_withdraw(config: Path, kind: "Kind", *, json: bool, withdraw: int | None, columns: Sequence[str]) -> None:

@@ -172,7 +172,8 @@ def lint(
     for each in found:
         say(each.render({str(file): text}))
     unsafe = sum(not each.warning for each in found)
-    say(f"{file}: {unsafe} unsafe settings, {len(found) - unsafe} warnings")
+    warnings = len(found) - unsafe
+    say(f"{file}: {unsafe} unsafe setting{'s' * (unsafe != 1)}, {warnings} warning{'s' * (warnings != 1)}")
     return DOES_NOT_HOLD if unsafe else DONE
 
 

@@ -72,6 +72,9 @@ def _failed(error: Exception) -> int:
         return error.status
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _misused(error)
+    if isinstance(error, PermissionError) and error.filename:
+        complain(f"cannot use `{os.fsdecode(error.filename)}`: permission denied")
+        return USAGE
     if type(error).__name__ == "Abort":
         return INTERRUPTED
     if os.environ.get(DEBUG) == "1":

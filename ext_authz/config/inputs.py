@@ -182,7 +182,8 @@ def read_inputs(path: FilePath, environ: Mapping[str, str]) -> Draft:
     document = collected.policies() if loaded.names_policies else None
     collected.resources()
     for place, file in referenced(loaded.settings):
-        collected.take(file, mark_at(loaded.node, place))
+        makes = "; `ext-authz apikey new` makes it" if place == ("identity", "api_keys", "file") else ""
+        collected.take(file, mark_at(loaded.node, place), makes)
     inputs = Inputs(
         file=loaded.file,
         files=collected.files,
@@ -205,13 +206,14 @@ class _Collected:
         self.policy_files: list[str] = []
         self.resource_files: list[str] = []
 
-    def take(self, path: FilePath, mark: Mark | None) -> bytes | None:
+    def take(self, path: FilePath, mark: Mark | None, where_missing: str = "") -> bytes | None:
         name = str(path)
         if name not in self.files:
             try:
                 self.files[name] = read_bytes(path)
             except OSError as error:
-                self.mistakes.append(Diagnostic(mark, f"cannot read `{name}`: {reason(error)}"))
+                hint = where_missing if isinstance(error, FileNotFoundError) else ""
+                self.mistakes.append(Diagnostic(mark, f"cannot read `{name}`: {reason(error)}{hint}"))
                 return None
         return self.files[name]
 

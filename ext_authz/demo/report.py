@@ -128,7 +128,7 @@ def commands(console: Console, world: World) -> None:
                 str(checkout.certificate),
                 str(checkout.private_key),
                 MODELS_HOST,
-                ["-H", "content-type: application/json", "-d", body],
+                ["--http1.1", "-H", "content-type: application/json", "-d", body],
                 "/v2/models/fraud/infer",
             ),
         ),

@@ -1,6 +1,7 @@
 """Which test files belong to a configuration, and their texts.
 
-Law: a path named and not there is a mistake; nothing is read twice.
+Law: a path named and not there is a mistake, and other tests never stand in for
+those of a folder that has none; nothing is read twice.
 """
 
 from collections.abc import Iterable
@@ -18,8 +19,9 @@ def read_tests(paths: Iterable[Path], inputs: Inputs) -> dict[str, str]:
     Without `paths` they are those that the policy globs match and those in the
     folders of the policies. Raises DocumentError for what cannot be read.
     """
-    named = [path for given in paths for path in _within(given)]
-    if not named:
+    given = list(paths)
+    named = [path for each in given for path in _within(each)]
+    if not given:
         base = Path(inputs.file).parent
         matched = [Path(name) for pattern in inputs.settings.policies.files for name in expand(base, pattern)]
         folders = {Path(name).parent for name in inputs.policy_files}

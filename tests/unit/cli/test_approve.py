@@ -145,6 +145,17 @@ def test_withdrawing_needs_neither_and_takes_it_back(config, capfd):
     assert approvals(config) == ()
 
 
+def test_a_withdrawal_names_by_number_all_that_it_takes_back(config, capfd):
+    ran(capfd, *ASK, "-c", config)
+    ran(capfd, *ASK, "--resource", "model/fraud", "-c", config)
+    ran(capfd, *ASK, "--resource", "model/churn", "-c", config)
+    done = ran(capfd, "approvals", "--withdraw", "2", "-c", config)
+    assert done.out.startswith("withdrew approval 2: ")
+    done = ran(capfd, "approvals", "--withdraw", "1", "-c", config)
+    assert done.out.startswith("withdrew approvals 1, 3: ")
+    assert approvals(config) == ()
+
+
 def test_a_group_cannot_be_approved_for(config, capfd):
     done = ran(capfd, *[each.replace("alice", "group:all") for each in ASK], "-c", config)
     assert done.status == 2

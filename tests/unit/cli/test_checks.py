@@ -206,6 +206,14 @@ def test_no_tests_at_all_is_an_error(tmp_path, capfd):
     assert "no policy tests" in done.err
 
 
+def test_other_tests_do_not_stand_in_for_those_of_a_folder_without_any(lake, capfd):
+    empty = lake.parent / "empty"
+    empty.mkdir()
+    done = ran(capfd, "test", empty, "-c", lake)
+    assert (done.status, done.out) == (2, "")
+    assert done.err == f"no policy tests (`*_test.yaml`) found: {empty}\n"
+
+
 def test_a_mistake_in_a_test_file_is_placed(lake, capfd):
     path = lake.parent / "policies_test.yaml"
     path.write_text(TESTS.replace("decision: allow", "decison: allow"))

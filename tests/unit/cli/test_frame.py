@@ -97,6 +97,16 @@ def test_a_bug_is_one_line_and_70(tmp_path, capfd, monkeypatch):
     assert "Traceback" in ran(capfd, "approvals", "-c", project(tmp_path)).err
 
 
+def test_a_folder_that_this_user_may_not_look_into_is_no_bug(tmp_path, capfd, monkeypatch):
+    def refused(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    (tmp_path / "run" / "audit").mkdir(parents=True, mode=0o700)
+    monkeypatch.setattr("pathlib.Path.iterdir", refused)
+    done = ran(capfd, "audit", "cat", "-c", project(tmp_path))
+    assert (done.status, done.err) == (2, f"cannot use `{tmp_path}/run/audit`: permission denied\n")
+
+
 def test_a_reader_that_leaves_early_is_no_error(tmp_path):
     script = "import sys; from ext_authz.__main__ import main; sys.argv[1:] = ['schema', 'config']; main()"
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

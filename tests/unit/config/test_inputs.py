@@ -120,3 +120,13 @@ def test_a_file_that_is_too_large_is_refused(tmp_path, monkeypatch):
     path = project(tmp_path, MINIMAL + "#" * 200)
     with pytest.raises(DocumentError, match="larger than 100 bytes"):
         load(path, {})
+
+
+def test_a_key_file_that_is_not_there_yet_is_named_with_what_makes_it(tmp_path):
+    path = project(tmp_path, "identity: {api_keys: {file: keys.yaml}}\n" + MINIMAL)
+    with pytest.raises(DocumentError) as caught:
+        load_inputs(path, {})
+    (one,) = caught.value.diagnostics
+    assert (
+        one.message == f"cannot read `{tmp_path}/keys.yaml`: no such file or directory; `ext-authz apikey new` makes it"
+    )

@@ -51,6 +51,8 @@ def test_every_duplicate_key_is_reported_at_its_place():
         ),
         ("a: &x {b: 1}\nc: {<<: *x}", "f.yaml:2:5: merge keys are not supported"),
         ("a: [1", "f.yaml:2:1: did not find expected ',' or ']'"),
+        ("a:\n\tb: 1", "f.yaml:2:1: found character that cannot start any token (a tab: YAML is indented by spaces)"),
+        ("a: {b: ${C}}", "f.yaml:1:9: did not find expected ',' or '}' (write `${…}` in quotes here)"),
         ("a: 1\n---\nb: 2", "f.yaml:3:1: a second document; a file holds one"),
         ("? [a, b]\n: 1", "f.yaml:1:3: a key must be text"),
         ("a: *nowhere", "f.yaml:1:4: unknown anchor `nowhere`"),
