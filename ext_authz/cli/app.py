@@ -9,7 +9,20 @@ from typing import Annotated
 
 import typer
 
-from ext_authz.cli import access, approve, audit, changes, checks, credentials, encryption, envoy, replay, run, schemas
+from ext_authz.cli import (
+    access,
+    approve,
+    audit,
+    cases,
+    changes,
+    checks,
+    credentials,
+    encryption,
+    envoy,
+    replay,
+    run,
+    schemas,
+)
 
 EPILOG = "Exit status: 0 done, 1 what was checked does not hold, 2 usage or configuration error, 70 internal error."
 
@@ -35,7 +48,7 @@ app.command(rich_help_panel=_RUN)(run.serve)
 app.command(rich_help_panel=_RUN)(run.demo)
 app.command(rich_help_panel=_POLICIES)(checks.check)
 app.command(rich_help_panel=_POLICIES)(checks.explain)
-app.command("test", rich_help_panel=_POLICIES)(checks.run_tests)
+app.command("test", rich_help_panel=_POLICIES)(cases.run_tests)
 app.command(rich_help_panel=_POLICIES)(replay.replay)
 app.command(rich_help_panel=_POLICIES)(access.access)
 app.command(rich_help_panel=_STATE)(approve.approve)

@@ -1,4 +1,4 @@
-"""`check`, `explain` and `test`: the commands that look at configuration and policies without serving.
+"""`check` and `explain`: the commands that look at configuration and policies without serving.
 
 Law: they load and decide with the very code of the server. Non-goal: changing anything.
 """
@@ -22,10 +22,8 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     JsonOption,
-    complain,
     console,
     moment_of,
-    printable,
     report,
     say,
 )
@@ -33,7 +31,6 @@ from ext_authz.cli.frame import (
 if TYPE_CHECKING:
     from ext_authz.documents import Diagnostic
     from ext_authz.state import State
-    from ext_authz.tools.runner import CaseResult, Report
 
 
 class Format(StrEnum):
@@ -147,71 +144,6 @@ def _state(run_dir: Path, now_ns: int) -> "State":
         return recorded_state(run_dir, now_ns)
     except StoreError as error:
         raise CommandError(str(error)) from None
-
-
-def run_tests(
-    paths: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="[PATH]…", help="Test files or folders; else those beside the policies."),
-    ] = None,
-    config: ConfigOption = DEFAULT_CONFIG,
-    junit: Annotated[Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML here.")] = None,
-    min_coverage: Annotated[
-        float, typer.Option("--min-coverage", metavar="PCT", min=0, max=100, help="Fail below this share of policies.")
-    ] = 0.0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print failures and the summary only.")] = False,
-) -> int:
-    """Run policy tests (`*_test.yaml`) and say which policies they cover.
-
-    Example: `ext-authz test policies/ --min-coverage 90 --junit report.xml`
-    """
-    from ext_authz import wiring
-    from ext_authz.tools.case_reader import load_cases
-    from ext_authz.tools.files import read_tests
-    from ext_authz.tools.runner import junit as junit_xml
-    from ext_authz.tools.runner import run_cases
-
-    inputs, snapshot = wiring.load(config, os.environ)
-    texts = read_tests(paths or [], inputs)
-    if not texts:
-        where = ", ".join(str(path) for path in paths or []) or "beside the policies"
-        raise CommandError(f"no policy tests (`*_test.yaml`) found: {where}")
-    results = run_cases(load_cases(texts), snapshot, [policy.id for policy in snapshot.policies.policies])
-    for each in results.results:
-        if not (quiet and each.passed):
-            _show_case(each)
-    _show_summary(results)
-    if junit is not None:
-        try:
-            junit.write_text(junit_xml(results), encoding="utf-8")
-        except OSError as error:
-            raise CommandError(f"cannot write `{junit}`: {error.strerror or error}") from None
-    if results.failed:
-        return DOES_NOT_HOLD
-    if results.coverage < min_coverage:
-        complain(f"coverage {results.coverage:.0f} % is below {min_coverage:g} %")
-        return DOES_NOT_HOLD
-    return DONE
-
-
-def _show_case(result: "CaseResult") -> None:
-    mark = result.case.mark
-    say(f"{'ok  ' if result.passed else 'FAIL'} {printable(result.case.name)}  ({mark.file}:{mark.line})")
-    for failure in result.failures:
-        say(f"     {printable(failure)}")
-    for line in result.why:
-        say(f"       {printable(line)}")
-
-
-def _show_summary(report: "Report") -> None:
-    failed = len(report.failed)
-    passed = len(report.results) - failed
-    total = len(report.covered) + len(report.uncovered)
-    say(
-        f"{passed} passed, {failed} failed; {len(report.covered)} of {total} policies applied ({report.coverage:.0f} %)"
-    )
-    if report.uncovered:
-        say("never applied: " + ", ".join(printable(name) for name in report.uncovered))
 
 
 def _print_json(plain: object) -> None:

@@ -16,6 +16,7 @@ from ext_authz.model import Approval, AttributeValue, Auth, Context, Identity, Q
 from ext_authz.policy.reader import Reader
 from ext_authz.request import from_json, read
 from ext_authz.state.changes import typed_subject
+from ext_authz.tools.case_tables import read_fixtures, spelled_out
 from ext_authz.tools.cases import (
     CASE_KEYS,
     CONTEXT_KEYS,
@@ -53,7 +54,8 @@ def load_cases(texts: Mapping[str, str]) -> tuple[Case, ...]:
             continue
         cases += _file(reader, node)
     if reader.mistakes:
-        raise DocumentError(reader.mistakes, texts)
+        # What rows of a table share is read for each of them.
+        raise DocumentError(tuple(dict.fromkeys(reader.mistakes)), texts)
     return tuple(cases)
 
 
@@ -74,7 +76,17 @@ def _file(reader: Reader, node: Node) -> list[Case]:
     names: dict[str, Mark] = {}
     written = mapping.get("at")
     at_ns = DEFAULT_AT_NS if written is None else reader.moment_ns(written, "`at`")
-    found = [_Case(reader, names, at_ns or 0).read(each) for each in tests]
+    fixtures = read_fixtures(reader, mapping)
+    for name, read_one in (("subject", _Case.subject), ("resource", _Case.resource)):
+        for fixture in fixtures[name].values():
+            read_one(_Case(reader, {}, at_ns or 0), fixture)
+    spelled = [
+        one
+        for each in tests
+        if (test := reader.mapping(each, "a test")) is not None
+        for one in spelled_out(reader, test, fixtures)
+    ]
+    found = [_Case(reader, names, at_ns or 0).read(each) for each in spelled]
     return [case for case in found if case is not None]
 
 
@@ -82,14 +94,11 @@ class _Case:
     """Reads one case; mistakes go to the reader."""
 
     def __init__(self, reader: Reader, names: dict[str, Mark], at_ns: int) -> None:
-        self.reader, self.names, self.at_ns = reader, names, at_ns
+        self.reader, self.names, self.clock = reader, names, at_ns
 
-    def read(self, node: Node) -> Case | None:
+    def read(self, mapping: MappingNode) -> Case | None:
         reader = self.reader
         before = len(reader.mistakes)
-        mapping = reader.mapping(node, "a test")
-        if mapping is None:
-            return None
         self._keys(mapping, CASE_KEYS, "key of a test")
         name = self._required(mapping, "name", lambda each: reader.text(each, "`name`"))
         if name is not None:
@@ -97,12 +106,12 @@ class _Case:
                 reader.mistake(mapping.key_mark("name"), f"another test of this file is called `{name}`")
             self.names[name] = mapping.mark
         at = mapping.get("at")
-        at_ns = self.at_ns if at is None else reader.moment_ns(at, "`at`")
+        at_ns = self.clock if at is None else reader.moment_ns(at, "`at`")
         whole = mapping.get("request") is not None
         expect = self._required(mapping, "expect", lambda each: self._expect(each, whole=whole))
-        clock = at_ns or 0
+        clock = self.clock = at_ns or 0
         context = self._context(mapping.get("context"), clock, whole=whole)
-        query = None if whole else self._query(mapping, clock, context)
+        query = None if whole else self._query(mapping, context)
         request = self._request(mapping) if whole else None
         if len(reader.mistakes) > before or name is None or expect is None or context is None:
             return None
@@ -122,16 +131,16 @@ class _Case:
             return None
         return read(node)
 
-    def _query(self, mapping: MappingNode, clock: int, context: Context | None) -> Query | None:
-        subject = self._required(mapping, "subject", lambda each: self._subject(each, clock))
-        resource = self._required(mapping, "resource", self._resource)
+    def _query(self, mapping: MappingNode, context: Context | None) -> Query | None:
+        subject = self._required(mapping, "subject", self.subject)
+        resource = self._required(mapping, "resource", self.resource)
         action = self._required(mapping, "action", lambda each: self.reader.text(each, "`action`"))
         attributes = self._attributes(mapping.get("attributes"))
         if subject is None or resource is None or action is None or context is None:
             return None
         return Query(subject, resource, action, context, attributes)
 
-    def _subject(self, node: Node, clock: int) -> Identity | None:
+    def subject(self, node: Node) -> Identity | None:
         reader = self.reader
         mapping = reader.mapping(node, "`subject`")
         if mapping is None:
@@ -159,7 +168,7 @@ class _Case:
             scopes=self._texts(mapping, "scopes"),
             claims=_typed(claims) if isinstance(claims, MappingNode) else {},
             mfa=self._flag(mapping, "mfa"),
-            issued_at=clock // SECOND - age_ms // 1000 if age_ms is not None else None,
+            issued_at=self.clock // SECOND - age_ms // 1000 if age_ms is not None else None,
             workload=text["workload"] or (subject_id if auth is Auth.MTLS else ""),
             cert_fingerprint=text["cert_fingerprint"],
         )
@@ -181,7 +190,7 @@ class _Case:
             self.reader.mistake(mapping, "a subject needs an `id`, or `auth: anonymous`")
         return auth
 
-    def _resource(self, node: Node) -> Resource | None:
+    def resource(self, node: Node) -> Resource | None:
         reader = self.reader
         mapping = reader.mapping(node, "`resource`")
         if mapping is None:

@@ -12,11 +12,11 @@ from ext_authz.documents import Mark
 from ext_authz.model import Approval, Query, Reason, Risk
 from ext_authz.state import State
 
-FILE_KEYS: Final = ("tests", "at")
+FILE_KEYS: Final = ("tests", "at", "subjects", "resources")
 DEFAULT_AT_NS: Final = 1_767_614_400_000_000_000
 """Monday 2026-01-05T12:00:00Z: the time of cases that do not say one, the same on every day and machine."""
 DECISIONS: Final = ("allow", "deny")
-CASE_KEYS: Final = ("name", "at", "subject", "resource", "action", "attributes", "request", "context", "expect")
+CASE_KEYS: Final = ("name", "at", "subject", "resource", "action", "attributes", "request", "context", "expect", "each")
 SUBJECT_KEYS: Final = (
     "id",
     "auth",

@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ext_authz.check import Snapshot
 from ext_authz.model import Decision, Outcome, Reason
+from ext_authz.policy.engine import PolicySet
 from ext_authz.policy.explain import explain
 from ext_authz.tools.cases import Case
 from ext_authz.tools.explain import outcome_of, query_of
@@ -21,18 +22,32 @@ _DECISION_ID: Final = "test"
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """One case run. `failures` says what differed, one line each; none means it passed. `why` helps to see why."""
+    """One case run. `failures` says what differed, one line each; none means it passed. `why` helps to see why.
+
+    `conditions` are those that the case asked: policy, place, and whether it let the policy match.
+    """
 
     case: Case
     failures: tuple[str, ...]
     outcome: Outcome
     seconds: float
     why: tuple[str, ...] = ()
+    conditions: frozenset[tuple[str, int, bool]] = frozenset()
 
     @property
     def passed(self) -> bool:
         """Whether everything was as expected."""
         return not self.failures
+
+
+@dataclass(frozen=True, slots=True)
+class ConditionCoverage:
+    """Whether some case that a policy concerned met one of its conditions, and some case did not."""
+
+    policy: str
+    condition: str
+    met: bool
+    missed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ class Report:
     results: tuple[CaseResult, ...]
     covered: tuple[str, ...]
     uncovered: tuple[str, ...]
+    conditions: tuple[ConditionCoverage, ...] = ()
 
     @property
     def failed(self) -> tuple[CaseResult, ...]:
@@ -54,16 +70,37 @@ class Report:
         total = len(self.covered) + len(self.uncovered)
         return 100.0 * len(self.covered) / total if total else 100.0
 
+    @property
+    def condition_coverage(self) -> float:
+        """Per cent of what conditions can say (met, not met) that some case made them say; 100 without any."""
+        seen = sum(each.met + each.missed for each in self.conditions)
+        return 50.0 * seen / len(self.conditions) if self.conditions else 100.0
+
 
 def run_cases(cases: Iterable[Case], snapshot: Snapshot, policies: Sequence[str]) -> Report:
     """Run every case against one snapshot; `policies` are the ids of all its policies in order."""
-    results = tuple(_run(case, snapshot) for case in cases)
+    return report_of([run_case(case, snapshot) for case in cases], snapshot, policies)
+
+
+def report_of(results: Sequence[CaseResult], snapshot: Snapshot, policies: Sequence[str]) -> Report:
+    """Return the report of cases that were run."""
     applied = {name for each in results for name in _applied(each.outcome.decision)}
     return Report(
-        results=results,
+        results=tuple(results),
         covered=tuple(name for name in policies if name in applied),
         uncovered=tuple(name for name in policies if name not in applied),
+        conditions=tuple(_condition_coverage(results, snapshot.policies)),
     )
+
+
+def _condition_coverage(results: Iterable[CaseResult], policies: PolicySet) -> Iterator[ConditionCoverage]:
+    asked = {each for result in results for each in result.conditions}
+    for policy in policies.policies:
+        kinds = [condition.kind for condition in policy.conditions]
+        for place, kind in enumerate(kinds):
+            name = kind if kinds.count(kind) == 1 else f"{kind} {kinds[: place + 1].count(kind)}"
+            met, missed = (policy.id, place, True) in asked, (policy.id, place, False) in asked
+            yield ConditionCoverage(policy.id, name, met, missed)
 
 
 def decide_case(case: Case, snapshot: Snapshot) -> Outcome:
@@ -92,12 +129,25 @@ def decide_case(case: Case, snapshot: Snapshot) -> Outcome:
     return Outcome(decision, _DECISION_ID, snapshot.revision, case.at_ns, identity=query.subject, context=query.context)
 
 
-def _run(case: Case, snapshot: Snapshot) -> CaseResult:
+def run_case(case: Case, snapshot: Snapshot) -> CaseResult:
+    """Run one case."""
     started = time.perf_counter()
     outcome = decide_case(case, snapshot)
     seconds = time.perf_counter() - started
     failures = tuple(_differences(case, outcome))
-    return CaseResult(case, failures, outcome, seconds, tuple(_why(case, outcome, snapshot)) if failures else ())
+    why = tuple(_why(case, outcome, snapshot)) if failures else ()
+    return CaseResult(case, failures, outcome, seconds, why, frozenset(_asked(case, outcome, snapshot)))
+
+
+def _asked(case: Case, outcome: Outcome, snapshot: Snapshot) -> Iterator[tuple[str, int, bool]]:
+    """Yield each condition of each policy that concerns the case, and whether it let the policy match."""
+    query = case.query or query_of(outcome)
+    if query is None:
+        return
+    for policy in snapshot.policies.policies:
+        if policy.conditions and policy.concerns(query):
+            for place, condition in enumerate(policy.conditions):
+                yield policy.id, place, policy.counts(condition.holds(query, policy))
 
 
 def _why(case: Case, outcome: Outcome, snapshot: Snapshot) -> Iterator[str]:

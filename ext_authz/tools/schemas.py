@@ -234,21 +234,38 @@ def cases_schema() -> Schema:
     context["risk"] = {"enum": [*(each.value for each in Risk), "unknown"]}
     context["approvals"] = {"anyOf": [{"const": "unknown"}, {"type": "array", "items": {"anyOf": [_SCALAR, approval]}}]}
     at: Schema = {"description": "Every clock of the case.", **_MOMENT}
+    described_subject: Schema = _record(subject, [])
+    described_resource: Schema = {"type": "object", "required": ["type"], "additionalProperties": _SCALAR}
+    named = {"description": "Name of a fixture of this file.", **_SCALAR}
     case: Schema = {
         "name": _SCALAR,
         "at": at,
-        "subject": _record(subject, []),
-        "resource": {"type": "object", "required": ["type"], "additionalProperties": _SCALAR},
+        "subject": {"anyOf": [named, described_subject]},
+        "resource": {"anyOf": [named, {**described_resource, "required": []}]},
         "action": _SCALAR,
         "attributes": {"type": "object", "additionalProperties": _SCALAR},
         "request": {"description": "A CheckRequest in proto JSON.", "type": "object"},
         "context": _record(context, []),
         "expect": _record(expect, ["decision"]),
     }
+    table = _list(_record(dict(case), []), "One case for each row; what a row says goes before what the test says.")
+    fixtures = {
+        "subjects": {
+            "description": "Subjects that tests of this file may name.",
+            "type": "object",
+            "additionalProperties": described_subject,
+        },
+        "resources": {
+            "description": "Resources that tests of this file may name.",
+            "type": "object",
+            "additionalProperties": described_resource,
+        },
+    }
+    tests = _list(_record({**case, "each": table}, ["name"]), "Cases.")
     return {
         "$schema": DRAFT,
         "title": "ext-authz policy tests",
-        **_record({"at": at, "tests": _list(_record(case, ["name", "expect"]), "Cases.")}, ["tests"]),
+        **_record({"at": at, **fixtures, "tests": tests}, ["tests"]),
     }
 
 
