@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Final
 
 from ext_authz.model import Query
 from ext_authz.policy.grant import Grant, Remedy
-from ext_authz.policy.matching import names_any
+from ext_authz.policy.matching import names_several
 
 MAX_EXPRESSION: Final = 2048
 SECOND_NS: Final = 1_000_000_000
@@ -65,7 +65,7 @@ _VARIABLES: Final[dict[str, tuple[str, Callable[[Query], Any]]]] = {
     "subject.cert_fingerprint": ("STRING", lambda query: query.subject.cert_fingerprint),
     "resource.type": ("STRING", lambda query: query.resource.type),
     # A request that may name any resource has no id that an expression could judge.
-    "resource.id": ("STRING", lambda query: None if names_any(query.resource) else query.resource.id),
+    "resource.id": ("STRING", lambda query: None if names_several(query.resource.id) else query.resource.id),
     "resource.version": ("STRING", lambda query: query.resource.version or None),
     "resource": ("MAP", _attributes),
     "action": ("STRING", lambda query: query.action),

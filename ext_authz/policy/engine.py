@@ -6,13 +6,13 @@ answer's form.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ext_authz.model import Auth, Identity, Query, Reason, Resource, ShadowMatch
 from ext_authz.policy.conditions import Condition
 from ext_authz.policy.document import Effect, Policy
 from ext_authz.policy.index import Index
-from ext_authz.policy.matching import Values, names_any, resource_value, subject_values
+from ext_authz.policy.matching import Values, resource_value, subject_values
 from ext_authz.template import Template
 
 
@@ -47,7 +47,7 @@ class ResourceEntry:
             if value is None:
                 if not self.open:
                     return False
-            elif not values.accepts(value) and not (self.open and attribute == "id" and names_any(resource)):
+            elif not values.accepts(value) and not (self.open and attribute == "id" and values.meets(value)):
                 return False
         return True
 
@@ -183,29 +183,58 @@ class PolicySet:
 
     def decide(self, query: Query) -> Verdict:
         """Decide one query (CONTRACT section 4)."""
-        allows: list[CompiledPolicy] = []
-        denies: list[CompiledPolicy] = []
-        shadow: list[ShadowMatch] = []
-        unmet: CompiledPolicy | None = None
+        concerned = self.concerned(query)
+        verdict = verdict_of(concerned, held(concerned, query))
+        until_ns = lasts_until_ns(verdict, query)
+        return verdict if until_ns is None else replace(verdict, until_ns=until_ns)
+
+    def concerned(self, query: Query) -> tuple[CompiledPolicy, ...]:
+        """Return the policies whose subject, resource and action match, in order: a function of just these three."""
         policies = self.policies
+        found = []
         for number in self._index.candidates(query):
             policy = policies[number]
-            if not policy.concerns(query):
-                continue
-            if policy.holds(query):
-                if policy.shadow:
-                    shadow.append(ShadowMatch(policy.id, policy.effect.value))
-                else:
-                    (denies if policy.deny else allows).append(policy)
-            elif unmet is None and not policy.deny and not policy.shadow:
-                unmet = policy
-        matched = denies or allows
-        until_ns = None if denies or not allows else allows[0].until_ns(query)
-        logged = any([policy.audit_logged for policy in matched])  # noqa: C419
-        names = tuple([policy.id for policy in matched])
-        return Verdict(
-            _reason(denies, allows, unmet), matched[0] if matched else unmet, names, tuple(shadow), logged, until_ns
-        )
+            if policy.concerns(query):
+                found.append(policy)
+        return tuple(found)
+
+
+def held(concerned: Sequence[CompiledPolicy], query: Query) -> int:
+    """Return which of the policies hold now, as bits, the first one lowest."""
+    holding, bit = 0, 1
+    for policy in concerned:
+        if policy.holds(query):
+            holding |= bit
+        bit <<= 1
+    return holding
+
+
+def verdict_of(concerned: Sequence[CompiledPolicy], holding: int) -> Verdict:
+    """Return what the policies say when those of the bits `holding` hold; how long that lasts is left open."""
+    allows: list[CompiledPolicy] = []
+    denies: list[CompiledPolicy] = []
+    shadow: list[ShadowMatch] = []
+    unmet: CompiledPolicy | None = None
+    for policy in concerned:
+        if holding & 1:
+            if policy.shadow:
+                shadow.append(ShadowMatch(policy.id, policy.effect.value))
+            else:
+                (denies if policy.deny else allows).append(policy)
+        elif unmet is None and not policy.deny and not policy.shadow:
+            unmet = policy
+        holding >>= 1
+    matched = denies or allows
+    logged = any([policy.audit_logged for policy in matched])  # noqa: C419
+    names = tuple([policy.id for policy in matched])
+    return Verdict(_reason(denies, allows, unmet), matched[0] if matched else unmet, names, tuple(shadow), logged)
+
+
+def lasts_until_ns(verdict: Verdict, query: Query) -> int | None:
+    """Return when what an allow relied on ends (Unix nanoseconds); None: it does not, or nothing was allowed."""
+    if verdict.reason is not Reason.ALLOWED or verdict.policy is None:
+        return None
+    return verdict.policy.until_ns(query)
 
 
 def _reason(denies: list[CompiledPolicy], allows: list[CompiledPolicy], unmet: CompiledPolicy | None) -> Reason:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ext_authz.model import Auth, Identity, Query, Reason, Resource
 from ext_authz.policy.engine import CompiledPolicy, PolicySet, ResourceEntry, SubjectEntry, Verdict
 from ext_authz.policy.grant import Remedy
-from ext_authz.policy.matching import ANYTHING, CLAIM, Values, names_any, resource_value
+from ext_authz.policy.matching import ANYTHING, CLAIM, Values, names_several, resource_value
 from ext_authz.policy.windows import SECOND_NS
 
 MAX_REMEDIES: Final = 10
@@ -124,7 +124,7 @@ def _unknown(policy: CompiledPolicy, resource: Resource) -> list[str]:
 
 def _known_to_match(attribute: str, values: Values, resource: Resource) -> bool:
     value = resource_value(resource, attribute)
-    return value is not None and (values.accepts(value) or not (attribute == "id" and names_any(resource)))
+    return value is not None and (values.accepts(value) or not (attribute == "id" and names_several(resource.id)))
 
 
 def _counterfactuals(policies: PolicySet, query: Query) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Final, NamedTuple
 
 from ext_authz.model import Query, Resource
-from ext_authz.policy.matching import ANYTHING, Entry, Trait, resource_value, subject_values
+from ext_authz.policy.matching import Entry, Trait, names_several, resource_value, subject_values
 
 # With this few policies left it is cheaper to test them than to intersect further.
 FEW: Final = 8
@@ -159,8 +159,8 @@ class Index:
             value = resource_value(resource, attribute)
             if value is not None:
                 term.collect(value, found)
-            # An id of `*` names any: as good as unknown to a deny.
-            if value is None or (attribute == "id" and value == ANYTHING):
+            # An id that may name several is as good as unknown to a deny on one of them.
+            if value is None or (attribute == "id" and names_several(value)):
                 found.append(term.absent)
         return found
 

@@ -14,6 +14,7 @@ from ext_authz.model import AttributeValue, Identity, Resource
 SUBJECT_KEYS: Final = ("role", "id", "group", "org", "auth", "scope", "issuer", "workload", "claim")
 CLAIM: Final = "claim:"
 ANYTHING: Final = "*"
+BELOW: Final = "/*"
 CERTIFICATE_NAMES: Final = ("spiffe://", "dns:", "x509:")
 TYPED_NAMES: Final = ("sub:", "key:", *CERTIFICATE_NAMES)
 
@@ -46,6 +47,15 @@ class Values:
     def accepts(self, value: str) -> bool:
         """Whether `value` is one of the alternatives."""
         return value in self.exact or value.startswith(self.prefixes)
+
+    def meets(self, name: str) -> bool:
+        """Whether some alternative and some resource that `name` may stand for are the same."""
+        if not names_several(name):
+            return self.accepts(name)
+        start = name[:-1]
+        return any(text.startswith(start) for text in self.exact) or any(
+            prefix.startswith(start) or start.startswith(prefix) for prefix in self.prefixes
+        )
 
     def accepts_any(self, values: Collection[str]) -> bool:
         """Whether one of `values` is one of the alternatives."""
@@ -106,6 +116,9 @@ def as_text(value: AttributeValue) -> str:
     return str(value) if not isinstance(value, bool) else "true" if value else "false"
 
 
-def names_any(resource: Resource) -> bool:
-    """Whether the request may name any resource of its type (CONTRACT section 3: it needs a grant on id `*`)."""
-    return resource.id == ANYTHING
+def names_several(name: str) -> bool:
+    """Whether a resource id stands for any of its type (`*`) or any below a name (`NAME/*`).
+
+    CONTRACT section 3: such a request needs a grant on all of them, so a deny on one of them hits it.
+    """
+    return name == ANYTHING or name.endswith(BELOW)

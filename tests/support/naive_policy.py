@@ -122,8 +122,11 @@ def resource_key(key, wanted, resource, deny):
     value = attribute(resource, key)
     if value is UNKNOWN:
         return deny
-    if deny and key == "id" and value == "*":
-        return True
+    if deny and key == "id" and (value == "*" or value.endswith("/*")):
+        below = value[:-1]
+        return any(
+            text.startswith(below) or (text[-1:] == "*" and below.startswith(text[:-1])) for text in listed(wanted)
+        )
     return fits_one(wanted, [value])
 
 

@@ -13,7 +13,7 @@ ROLES = ["ds", "mlops", "ml-admin", "auditor"]
 GROUPS = ["red", "blue", "security"]
 NAMES = ["sub:alice", "sub:bob", "key:batch", "spiffe://ml/ns/a/sa/x", "dns:host"]
 TYPES = ["model", "dataset", "model_card"]
-IDS = ["fraud", "fraud-2", "clicks", "*"]
+IDS = ["fraud", "fraud-2", "clicks", "ns/a", "ns/*", "*"]
 ACTIONS = ["infer", "deploy_model", "read_data", "read_metrics"]
 STAGES = ["production", "staging"]
 # 2026-03-29 and 2026-10-25 are Berlin's changes of offset; 2026-11-23 is a Monday.
@@ -22,8 +22,9 @@ NOWS = [1795431600, 1795431600 + 40_000, 1795431600 + 86_400 * 3]
 
 
 def patterns(words):
-    starred = sorted({word[:length] + "*" for word in words for length in (0, 3, 5) if word != "*"})
-    one = st.sampled_from([word for word in words if word != "*"] + starred)
+    words = [word for word in words if not word.endswith("*")]
+    starred = sorted({word[:length] + "*" for word in words for length in (0, 3, 5)})
+    one = st.sampled_from(words + starred)
     return one | st.lists(one, min_size=1, max_size=3)
 
 
