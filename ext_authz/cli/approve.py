@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ext_authz.cli.changes import SECOND, operator, record
+from ext_authz.cli.changes import SECOND, operator, record, subject_of
 from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, printable, seconds_of
 from ext_authz.documents import did_you_mean
 
@@ -45,14 +45,14 @@ def approve(
     Example: `ext-authz approve deploy --group security_team --for alice --ttl 2h --reason CHG-7 --as token.jwt`
     """
     from ext_authz import wiring
-    from ext_authz.state.changes import Change, Kind, typed_subject
+    from ext_authz.state.changes import Change, Kind
 
     if not withdraw and not (ttl and reason):
         raise CommandError("an approval needs `--ttl` and `--reason`")
     inputs, snapshot = wiring.load(config, os.environ)
     group = group.removeprefix("group:")
     now_ns = time.time_ns()
-    target = typed_subject(subject)
+    target = subject_of(subject)
     if target.startswith("group:"):
         raise CommandError(f"--for: `{subject}` is a group; an approval is for one subject")
     approver = _approver(inputs, snapshot, token, group, target, now_ns)

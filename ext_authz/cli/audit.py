@@ -76,7 +76,7 @@ def tail(
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
     lines: Annotated[
-        int, typer.Option("-n", "--lines", min=0, help="How many of the past events to begin with.")
+        int, typer.Option("-n", "--lines", min=0, max=1_000_000, help="How many of the past events to begin with.")
     ] = _SHOWN,
     follow: Annotated[bool, typer.Option("-f/ ", "--follow/--no-follow", help="Go on as events come.")] = True,
     decision: Decision = "",

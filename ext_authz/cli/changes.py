@@ -9,6 +9,7 @@ Non-goal: telling the workers (they look by themselves within a second).
 
 import os
 import pwd
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,7 @@ def revoke(
 
     Example: `ext-authz revoke --subject alice --before 2026-11-23T10:00:00Z --reason "laptop stolen"`
     """
-    from ext_authz.state.changes import Change, Kind, typed_subject
+    from ext_authz.state.changes import Change, Kind
 
     now_ns = time.time_ns()
     change = Change(
@@ -84,13 +85,13 @@ def revoke(
         at_ns=now_ns,
         reason=reason,
         withdraw=withdraw,
-        subject=typed_subject(subject) if subject else "",
+        subject=subject_of(subject) if subject else "",
         token_id=jti,
         issuer=issuer,
         before=_before(before, now_ns) if before else None,
         fingerprint=fingerprint,
         serial=serial,
-        issuer_dn=issuer_dn,
+        issuer_dn=_issuer_dn(issuer_dn) if issuer_dn else "",
         key_id=key_id,
     )
     record(config, change)
@@ -121,7 +122,7 @@ def quarantine(
 
     Example: `ext-authz quarantine alice --for 10m --reason "unusual volume"`
     """
-    from ext_authz.state.changes import Change, Kind, typed_subject
+    from ext_authz.state.changes import Change, Kind
 
     if withdraw:
         ends = None
@@ -135,7 +136,7 @@ def quarantine(
         at_ns=time.time_ns(),
         reason=reason,
         withdraw=withdraw,
-        subject=typed_subject(subject),
+        subject=subject_of(subject),
         expires_at=ends,
     )
     record(config, change)
@@ -161,6 +162,47 @@ def approvals(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False, w
 
     columns = ("policy", "group", "subject", "resource", "until", "by", "reason")
     _list_or_withdraw(config, Kind.APPROVAL, json=json, withdraw=withdraw, columns=columns)
+
+
+def subject_of(name: str) -> str:
+    """Return the typed name of a subject in the one spelling that identities have; a bare name means `sub:`.
+
+    Raises CommandError where no subject can be called so: what never matches must not look recorded.
+    """
+    from ext_authz.authn.certificate import CertificateError, canonical_dn
+    from ext_authz.authn.names import bare_problem, dns_name
+    from ext_authz.state.changes import typed_subject
+
+    typed = typed_subject(name)
+    kind, _, bare = typed.partition(":")
+    if kind in ("sub", "key"):
+        problem = bare_problem(bare)
+        if problem is not None:
+            raise CommandError(f"`{printable(name)}` is nobody's name: it {problem}")
+    elif kind == "dns":
+        host = dns_name(bare)
+        if host is None:
+            raise CommandError(f"`{printable(name)}` is not a DNS name")
+        return f"dns:{host}"
+    elif kind == "x509":
+        try:
+            return f"x509:{canonical_dn(bare)}"
+        except CertificateError:
+            raise CommandError(f"`{printable(name)}` is not a distinguished name (RFC 4514)") from None
+    return typed
+
+
+def _issuer_dn(text: str) -> str:
+    """Return an issuer's name with its escapes resolved; the store compares it whichever end it begins with."""
+    from ext_authz.authn.certificate import CertificateError, canonical_dn
+
+    if text.startswith("/"):
+        raise CommandError(f"--issuer-dn: `{printable(text)}` is OpenSSL's old form; write it as `CN=ca,O=Acme`")
+    parts = (each.partition("=") for each in re.split(r"(?<!\\),", text))
+    try:
+        return canonical_dn(",".join(f"{kind.strip()}={value.strip()}" for kind, _, value in parts))
+    except CertificateError:
+        return text
 
 
 def operator() -> str:

@@ -27,6 +27,8 @@ INTERRUPTED: Final = 130
 DEFAULT_CONFIG: Final = Path("ext-authz.yaml")
 DEBUG: Final = "EXT_AUTHZ_DEBUG"
 NOT_AVAILABLE: Final = "not available in this version"
+MAX_YEARS: Final = 100
+_MAX_SECONDS: Final = MAX_YEARS * 366 * 86_400
 
 ConfigOption = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", metavar="FILE", show_default=True)
@@ -146,6 +148,8 @@ def seconds_of(text: str, option: str) -> int:
         raise CommandError(f"{option}: {error.message()}") from None
     if seconds <= 0:
         raise CommandError(f"{option}: `{text}` is no time at all")
+    if seconds > _MAX_SECONDS:
+        raise CommandError(f"{option}: `{text}` is longer than {MAX_YEARS} years")
     return seconds
 
 
@@ -165,7 +169,10 @@ def clock_text(seconds: int | None) -> str:
         return ""
     from datetime import UTC, datetime
 
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    try:
+        return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (ValueError, OverflowError):  # recorded by another version: no reason to list nothing at all
+        return "after the year 9999"
 
 
 def printable(text: str) -> str:

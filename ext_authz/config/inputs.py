@@ -147,7 +147,7 @@ def patterns(inputs: Inputs) -> list[str]:
     """Return the globs (and the files that variables name) whose matches, besides `inputs.files`, make the inputs."""
     base = FilePath(inputs.file).parent
     settings = inputs.settings
-    globs = [str(base / pattern) for pattern in (*settings.policies.files, *settings.resources.files)]
+    globs = [_below(base, pattern) for pattern in (*settings.policies.files, *settings.resources.files)]
     names = (name.removeprefix("file:") for name in inputs.values if name.startswith("file:"))
     return [*globs, *(glob.escape(str(base / name)) for name in names)]
 
@@ -269,8 +269,13 @@ def expand(base: FilePath, pattern: str) -> list[str]:
     path = str(base / pattern)
     if not glob.has_magic(pattern):
         return [path]
-    escaped = os.path.join(glob.escape(str(base)), pattern) if str(base) != "." else pattern  # noqa: PTH118  a pattern
-    return sorted(str(FilePath(name)) for name in glob.glob(escaped, recursive=True) if not FilePath(name).is_dir())  # noqa: PTH207
+    found = glob.glob(_below(base, pattern), recursive=True)  # noqa: PTH207
+    return sorted(str(FilePath(name)) for name in found if not FilePath(name).is_dir())
+
+
+def _below(base: FilePath, pattern: str) -> str:
+    """Return `pattern` as a glob from `base`, whose own name is no pattern."""
+    return os.path.join(glob.escape(str(base)), pattern) if str(base) != "." else pattern  # noqa: PTH118  a pattern
 
 
 def referenced(settings: Settings) -> Iterator[tuple[Path, FilePath]]:

@@ -83,3 +83,17 @@ def test_a_key_written_where_its_hash_belongs_is_not_put_on_record(tmp_path):
     result = reloader.reload()
     assert result.problems
     assert key not in "\n".join(result.problems)
+
+
+def test_a_new_policy_file_is_noticed_in_a_folder_whose_name_reads_as_a_pattern(tmp_path):
+    folder = tmp_path / "app[blue]"
+    configuration = write_configuration(folder, configuration="policies: {files: ['p*.yaml']}\n")
+    inputs, _ = wiring.load(configuration, os.environ)
+    published = []
+    reloader = Reloader(configuration, inputs, os.environ, published.append)
+    _look(reloader)
+    (folder / "p2.yaml").write_text(
+        "policies:\n- {id: nobody, effect: deny, subjects: [{any: true}], resources: [{type: '*'}], actions: ['*']}\n"
+    )
+    _look(reloader)
+    assert published
