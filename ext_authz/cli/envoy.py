@@ -189,6 +189,9 @@ def _facts(config: Path | None, trusted_hops: int | None) -> "Facts":
     return Facts(
         max_request_bytes=settings.server.max_request_bytes,
         workers=settings.server.worker_count(),
+        sockets=frozenset(
+            _absolute(each).removeprefix("unix:") for each in settings.server.addresses() if each.startswith("unix:")
+        ),
         trusted_hops=trusted_hops,
         headers_read=snapshot.header_names,
         headers_injected=snapshot.headers.injectable,

@@ -33,6 +33,7 @@ class Facts:
 
     max_request_bytes: int | None = None
     workers: int | None = None
+    sockets: frozenset[str] = frozenset()
     trusted_hops: int | None = None
     headers_read: frozenset[str] = frozenset()
     headers_injected: frozenset[str] = frozenset()

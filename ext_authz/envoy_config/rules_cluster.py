@@ -35,6 +35,11 @@ def authz(cluster: Node, facts: Facts) -> Iterator[Finding]:
     if facts.workers is not None and len(endpoints) < facts.workers:
         message = f"{len(endpoints)} endpoints for {facts.workers} workers: name each worker's socket"
         yield Finding("EA062", mark(cluster, "load_assignment"), message, warning=True)
+    for each in endpoints:
+        path = get(each, "pipe", "path")
+        if facts.sockets and path is not None and text(path) not in facts.sockets:
+            message = f"the sidecar listens on no socket {text(path)}: it has {', '.join(sorted(facts.sockets))}"
+            yield Finding("EA062", path.mark, message, warning=True)
     thresholds = items(get(cluster, "circuit_breakers", "thresholds"))
     if not any(number(get(each, "max_requests")) for each in thresholds):
         yield Finding(

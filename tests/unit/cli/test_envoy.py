@@ -50,6 +50,15 @@ def test_unsafe_settings_fail_the_lint(config, capfd, tmp_path):
     assert "failure_mode_allow" in done.out
 
 
+def test_a_socket_that_nobody_listens_on_is_a_warning(config, capfd, tmp_path):
+    text = ran(capfd, "envoy", "config", "-c", config).out
+    (tmp_path / "envoy.yaml").write_text(text.replace("/run/ext-authz/1.sock", "/run/ext-authz/7.sock"))
+    done = ran(capfd, "envoy", "lint", tmp_path / "envoy.yaml", "-c", config)
+    assert done.status == 0
+    assert "no socket /run/ext-authz/7.sock: it has /run/ext-authz/0.sock, /run/ext-authz/1.sock [EA062]" in done.out
+    assert done.out.endswith("0 unsafe settings, 1 warning\n")
+
+
 def test_lint_needs_no_configuration_of_ours(capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "envoy.yaml").write_text("static_resources: {}\n")
