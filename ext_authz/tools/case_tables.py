@@ -4,7 +4,7 @@ Law: what comes out is a test as it could have been written by hand, every part
 at the place where it was written. Non-goal: reading the tests (case_reader.py).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final
 
 from ext_authz.documents import MappingNode, Mark, Node, Scalar, did_you_mean
@@ -51,7 +51,9 @@ def spelled_out(reader: Reader, test: MappingNode, fixtures: Fixtures) -> Iterat
         if row.get(EACH) is not None:
             reader.mistake(row.key_mark(EACH), "a row has no `each` of its own")
             continue
-        yield _merged(base, _with_fixtures(reader, row, fixtures), number)
+        # Another fixture takes the place of the test's own whole.
+        instead = {key.text for key, value in row if isinstance(value, Scalar)}
+        yield _merged(base, _with_fixtures(reader, row, fixtures), number, instead)
 
 
 def _with_fixtures(reader: Reader, test: MappingNode, fixtures: Fixtures) -> MappingNode:
@@ -71,13 +73,14 @@ def _with_fixtures(reader: Reader, test: MappingNode, fixtures: Fixtures) -> Map
     return MappingNode(tuple(entries), test.mark)
 
 
-def _merged(base: MappingNode, row: MappingNode, number: int) -> MappingNode:
+def _merged(base: MappingNode, row: MappingNode, number: int, instead: Collection[str]) -> MappingNode:
     own = {key.text: (key, value) for key, value in row}
     entries = {key.text: (key, value) for key, value in base}
     for name, (key, value) in own.items():
         there = entries.get(name)
         if (
             name in _MERGED
+            and name not in instead
             and there is not None
             and isinstance(there[1], MappingNode)
             and isinstance(value, MappingNode)

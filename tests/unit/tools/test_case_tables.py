@@ -17,6 +17,7 @@ subjects:
   alice: {id: "sub:alice", roles: [data_scientist]}
   maria: {id: "sub:maria", roles: [mlops_engineer], mfa: true}
 resources:
+  bare: {type: dataset, id: bare}
   clicks: {type: dataset, id: clicks, sensitivity: low}
 tests:
   - name: reading
@@ -32,6 +33,7 @@ tests:
       - {name: by another, subject: maria}
       - {name: of another, resource: {sensitivity: high}}
       - {name: without a role, subject: {roles: []}}
+      - {name: of a bare one, resource: bare}
   - {name: plain, subject: maria, resource: clicks, action: read_data, expect: {decision: deny}}
 """
 
@@ -49,11 +51,11 @@ def messages(text):
 
 def test_a_row_is_a_case_of_its_own(loaded):
     cases = load_cases({"x_test.yaml": FILE})
-    names = ["by day", "2", "3", "by another", "of another", "without a role"]
+    names = ["by day", "2", "3", "by another", "of another", "without a role", "of a bare one"]
     assert [case.name for case in cases] == [*(f"reading: {name}" for name in names), "plain"]
-    assert [case.mark.line for case in cases] == [15, 16, 17, 18, 19, 20, 21]
+    assert [case.mark.line for case in cases] == [*range(16, 24)]
     report = run_cases(cases, loaded[1], ["data_scientist_training"])
-    assert [each.failures for each in report.results] == [()] * 7
+    assert [each.failures for each in report.results] == [()] * 8
 
 
 def test_a_row_changes_single_keys_and_leaves_the_others():
@@ -62,6 +64,7 @@ def test_a_row_changes_single_keys_and_leaves_the_others():
     assert cases["reading: of another"].resource.id == "clicks"
     assert cases["reading: without a role"].subject.id == "sub:alice"
     assert cases["reading: by another"].subject.roles == {"mlops_engineer"}
+    assert cases["reading: of a bare one"].resource.attributes == {}
     assert str(cases["reading: 3"].context.ip) == "9.9.9.9"
     assert cases["plain"].context.ip is None
 
@@ -69,12 +72,12 @@ def test_a_row_changes_single_keys_and_leaves_the_others():
 @pytest.mark.parametrize(
     ("old", "new", "wanted"),
     [
-        ("subject: alice", "subject: alcie", "9:14 no subject is called `alcie`, did you mean `alice`?"),
-        ("- {context: {ip: 9.9.9.9}}", "- {contxt: {ip: 9.9.9.9}}", "17:10 unknown key of a test `contxt`"),
-        ("- {context: {ip: 9.9.9.9}}", "- {each: [{name: x}]}", "17:10 a row has no `each` of its own"),
-        ("- {context: {ip: 9.9.9.9}}", "- 5", "17:9 a row of `each` must be a mapping"),
-        ("name: by another", "name: by day", "18:9 another test of this file is called `reading: by day`"),
-        ("sensitivity: low}", "sensitivity: [x]}", "6:52 `sensitivity` must be text"),
+        ("subject: alice", "subject: alcie", "10:14 no subject is called `alcie`, did you mean `alice`?"),
+        ("- {context: {ip: 9.9.9.9}}", "- {contxt: {ip: 9.9.9.9}}", "18:10 unknown key of a test `contxt`"),
+        ("- {context: {ip: 9.9.9.9}}", "- {each: [{name: x}]}", "18:10 a row has no `each` of its own"),
+        ("- {context: {ip: 9.9.9.9}}", "- 5", "18:9 a row of `each` must be a mapping"),
+        ("name: by another", "name: by day", "19:9 another test of this file is called `reading: by day`"),
+        ("sensitivity: low}", "sensitivity: [x]}", "7:52 `sensitivity` must be text"),
         ('{id: "sub:maria", roles', '{id: "sub:maria", role', "4:28 unknown key of a subject `role`"),
         ("alice: {", "alice: x #{", "3:10 subject `alice` must be a mapping"),
     ],
