@@ -20,6 +20,7 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     JsonOption,
+    clock_text,
     complain,
     console,
     not_available,
@@ -122,6 +123,8 @@ def stats(paths: Paths = None, config: ConfigOption = DEFAULT_CONFIG, json: Json
             orjson.dumps({**plain, "damaged": trail.damaged, "gaps": trail.gaps()}, option=orjson.OPT_INDENT_2).decode()
         )
         return
+    if not counts["event"]:
+        say("no events")
     from rich.table import Table
     from rich.text import Text
 
@@ -244,7 +247,9 @@ def _line(event: dict[str, Any]) -> str:
     if "decision" not in event:
         details = event.get("record") or event.get("details") or {}
         parts = [str(event.get("event", event.get("schema", "?"))), str(event.get("result", ""))]
-        parts += [f"{name}={value}" for name, value in details.items()] if isinstance(details, dict) else []
+        parts += [_detail(name, value) for name, value in details.items()] if isinstance(details, dict) else []
+        problems = event.get("diagnostics")
+        parts.append("; ".join(map(str, problems)) if isinstance(problems, list) else "")
         return printable(" ".join(part for part in (time_text, *parts) if part))
     subject = event.get("subject")
     resource = event.get("resource")
@@ -265,6 +270,12 @@ def _line(event: dict[str, Any]) -> str:
         str(event.get("decision_id", "")),
     ]
     return printable(" ".join(word for word in words if word))
+
+
+def _detail(name: str, value: object) -> str:
+    if name in {"expires_at", "before"} and isinstance(value, int):
+        return f"{name}={clock_text(value)}"
+    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _remarks(trail: "Trail") -> None:

@@ -150,7 +150,7 @@ class ServerSettings(Section):
     """The listener that Envoy asks."""
 
     listen: Annotated[tuple[ListenAddress, ...], Field(min_length=1, max_length=16)] = ("127.0.0.1:9191",)
-    """`127.0.0.1:9191`, or better `unix:/run/ext-authz/{worker}.sock` ({worker}: one socket each)."""
+    """`["127.0.0.1:9191"]`, or better `["unix:/run/ext-authz/{worker}.sock"]` ({worker}: one socket each)."""
     workers: Workers = 1
     """Processes that answer checks; `auto` is one per CPU."""
     tls: TlsSettings | None = None

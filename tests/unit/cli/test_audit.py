@@ -27,7 +27,7 @@ def config(tmp_path):
         event(2, decision="deny", reason="invalid_token", policy_id="", subject=None, resource=None, action=None,
               claimed_subject="evil\x1b[31m\u202e"),
         json.dumps({"schema": "ext_authz.lifecycle/1", "seq": 3, "time": "2026-11-23T10:00:03.000000Z", "event": "reload",
-                    "result": "failed", "details": {"revision": "r"}}),
+                    "result": "failed", "details": {"revision": "r"}, "diagnostics": ["p.yaml:1:1: a", "p.yaml:2:1: b"]}),
     ]  # fmt: skip
     (tmp_path / "run").mkdir(mode=0o700)
     return project(tmp_path, files={f"run/audit/{LOG}.jsonl": "\n".join(lines) + "\n"})
@@ -41,7 +41,7 @@ def test_cat_prints_one_line_per_event_in_order(config, capfd):
     assert lines[0] == (
         "2026-11-23T10:00:00.000000Z ALLOW allowed sub:alice read_data dataset/clicks by p lake.internal/x d0"
     )
-    assert lines[3] == "2026-11-23T10:00:03.000000Z reload failed revision=r"
+    assert lines[3] == "2026-11-23T10:00:03.000000Z reload failed revision=r p.yaml:1:1: a; p.yaml:2:1: b"
 
 
 def test_what_a_caller_sent_cannot_control_the_terminal(config, capfd):
@@ -49,6 +49,21 @@ def test_what_a_caller_sent_cannot_control_the_terminal(config, capfd):
     assert "\x1b" not in out
     assert "\u202e" not in out
     assert "evil\\x1b[31m\\u202e" in out
+
+
+def test_changes_of_state_are_shown_with_times_as_people_write_them(tmp_path, capfd):
+    record = {"by": "os:ann", "subject": "sub:bob", "expires_at": 1795388137, "withdraw": True}
+    log = tmp_path / f"{LOG}.jsonl"
+    log.write_text(
+        json.dumps({"time": "2026-11-23T10:00:03Z", "event": "quarantine_recorded", "record": record}) + "\n"
+    )
+    assert ran(capfd, "audit", "cat", log).out == (
+        "2026-11-23T10:00:03Z quarantine_recorded by=os:ann subject=sub:bob expires_at=2026-11-22T22:55:37Z withdraw=true\n"
+    )
+
+
+def test_a_folder_without_events_is_said_to_have_none(tmp_path, capfd):
+    assert ran(capfd, "audit", "stats", tmp_path).out == "no events\n"
 
 
 def test_json_is_the_lines_as_recorded(config, capfd):
