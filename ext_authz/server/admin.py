@@ -4,6 +4,7 @@ Law: what is not open answers 404 unless a credential could be shown, and 401 un
 listener's gets nothing (DNS rebinding). One request a connection, everything bounded. Non-goal: what handlers say.
 """
 
+import contextlib
 import hmac
 import io
 import ipaddress
@@ -125,7 +126,10 @@ def _bind_unix(server: "_Server", listen: str) -> None:
 
 
 class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
-    """Bounded: a connection over MAX_CONNECTIONS is closed at once."""
+    """Bounded: a connection over MAX_CONNECTIONS takes the place of the oldest that is not being answered.
+
+    So whoever only opens connections holds up no probe. Where all are being answered, the new one is closed.
+    """
 
     daemon_threads = True
     block_on_close = False
@@ -134,6 +138,8 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         super().__init__(("", 0), _Handler)
         self.pages, self.trusted, self.local = pages, trusted, local
         self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
+        self._idle: dict[socket.socket, None] = {}
+        self._idle_lock = threading.Lock()
         self._socket: socket.socket | None = None
         self.port = 0
 
@@ -161,12 +167,16 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
             self._socket.close()
 
     def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's signature
-        if not self._slots.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False) and not (
+            self._evict() and self._slots.acquire(timeout=_EVICTION_SECONDS)
+        ):
             request.close()
             return
+        self._wait_for(request)
         try:
             super().process_request(request, client_address)
         except BaseException:
+            self.answering(request)
             self._slots.release()
             raise
 
@@ -174,10 +184,33 @@ class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self.answering(request)
             self._slots.release()
+
+    def answering(self, request: socket.socket) -> None:
+        """Let a connection be: its request is here."""
+        with self._idle_lock:
+            self._idle.pop(request, None)
+
+    def _wait_for(self, request: socket.socket) -> None:
+        """From here on it is the other side's turn, and the connection may have to go."""
+        with self._idle_lock:
+            self._idle[request] = None
+
+    def _evict(self) -> bool:
+        """End the connection that was longest the other side's turn; False where there is none."""
+        with self._idle_lock:
+            oldest = next(iter(self._idle), None)
+            if oldest is None:
+                return False
+            del self._idle[oldest]
+            with contextlib.suppress(OSError):
+                oldest.shutdown(socket.SHUT_RDWR)
+        return True
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
         """Close, but first read what is still coming: the kernel drops an answer that is overtaken by a reset."""
+        self._wait_for(request)
         try:
             request.shutdown(socket.SHUT_WR)
             request.settimeout(_LINGER_SECONDS)
@@ -241,6 +274,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.requestline = self.request_version = self.command = ""
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
         elif self.raw_requestline and self.parse_request():
+            cast("_Server", self.server).answering(self.connection)
             self._send(self._answer())
 
     def _answer(self) -> AdminReply:
@@ -346,6 +380,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 _LENGTH_DIGITS: Final = 12
 _POLL_SECONDS: Final = 0.1
+_EVICTION_SECONDS: Final = 0.5
 _MAX_LINE: Final = 8192
 _LINGER_SECONDS: Final = 0.2
 _LINGER_READS: Final = 64

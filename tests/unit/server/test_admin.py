@@ -366,3 +366,33 @@ def test_connections_over_the_limit_are_closed_and_slots_come_back(serve, monkey
             break
         except OSError:
             assert time.monotonic() < deadline
+
+
+@pytest.mark.parametrize("sent", [b"G", b"GET /livez HTTP/1.1\r\nHost: ADDRESS\r\n\r\n"])
+def test_connections_that_are_only_held_open_keep_no_probe_waiting(serve, sent):
+    address = serve().address
+    host, _, port = address.rpartition(":")
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection((host, int(port)))) for _ in range(40)]
+        stopping = threading.Event()
+
+        def drip() -> None:
+            for each in held:
+                with contextlib.suppress(OSError):
+                    each.sendall(sent.replace(b"ADDRESS", address.encode()))
+            while not stopping.wait(0.05):
+                for each in held:
+                    with contextlib.suppress(OSError):
+                        each.sendall(b"x")
+
+        dripping = threading.Thread(target=drip)
+        dripping.start()
+        try:
+            time.sleep(0.5)
+            for _ in range(3):
+                with socket.create_connection((host, int(port)), timeout=3) as probe:
+                    probe.sendall(f"GET /livez HTTP/1.1\r\nHost: {address}\r\n\r\n".encode())
+                    assert probe.recv(100).startswith(b"HTTP/1.1 200 ")
+        finally:
+            stopping.set()
+            dripping.join()
