@@ -246,8 +246,8 @@ def _deny_resource(deny: ResourceEntry, allow: ResourceEntry, known: Mapping[str
     left = []
     for name, values in deny.tests:
         if name in known:
-            # An id of `*` names any: a deny of a particular one hits it.
-            if not values.accepts(known[name]) and not (name == "id" and known[name] == ANYTHING):
+            # An id such as `*` stands for several: a deny of one of them hits it.
+            if not (values.meets(known[name]) if name == "id" else values.accepts(known[name])):
                 return None
         elif name in asked and all(_covers(values, each) for each in patterns(asked[name])):
             continue
