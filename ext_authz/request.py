@@ -53,13 +53,17 @@ class _MalformedError(Exception):
     """The request cannot be read; the text becomes the refusal's detail."""
 
 
-def read(data: bytes, header_names: frozenset[str]) -> RequestFacts | Refusal:
+def read(
+    data: bytes, header_names: frozenset[str], injected: frozenset[str] = frozenset()
+) -> RequestFacts | Refusal:
     """Read one serialized CheckRequest, keeping of its headers the (lower-case) `header_names` and `content-type`.
+
+    Names that read as one of `injected` once `_` is taken for `-` count as forged.
 
     A refusal is always `malformed_request`.
     """
     try:
-        return _read(data, header_names)
+        return _read(data, header_names, injected)
     except _MalformedError as error:
         return Refusal(Reason.MALFORMED_REQUEST, str(error))
     except DecodeError:
@@ -87,7 +91,7 @@ def _strict_base64(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
+def _read(data: bytes, header_names: frozenset[str], injected: frozenset[str]) -> RequestFacts:
     attributes = pb.CheckRequest.FromString(data).attributes
     request = attributes.request
     if not request.HasField("http"):
@@ -102,7 +106,7 @@ def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
     if http.query or http.fragment:
         raise _MalformedError("query or fragment outside the path")
 
-    headers, forged = _gather(http, header_names)
+    headers, forged = _gather(http, header_names, injected)
     for name, attribute in zip(_REPEATING, (authority, authority, path, method), strict=True):
         values = headers.get(name)
         if values is not None:
@@ -135,7 +139,7 @@ def _read(data: bytes, header_names: frozenset[str]) -> RequestFacts:
 
 
 def _gather(
-    http: pb.AttributeContext.HttpRequest, header_names: frozenset[str]
+    http: pb.AttributeContext.HttpRequest, header_names: frozenset[str], injected: frozenset[str]
 ) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """Return (kept headers, forged names), looking at each header once."""
     lines = http.header_map.headers
@@ -144,7 +148,7 @@ def _gather(
         raise _MalformedError("headers in both encodings")
     if len(lines) > MAX_HEADERS or len(texts) > MAX_HEADERS:
         raise _MalformedError(f"more than {MAX_HEADERS} headers")
-    known = _names(header_names)
+    known = _names(header_names, injected)
     kinds = known.kinds
     found: dict[str, tuple[str, ...]] = {}
     odd: list[str] = []
@@ -172,12 +176,14 @@ def _gather(
                 odd.append(name)
                 name = name.lower()  # noqa: PLW2901
             found[name] = (*found[name], value) if name in found else (value,)
-    return found, _forged(odd, found, header_names) if odd else ()
+    return found, _forged(odd, found, known, header_names) if odd else ()
 
 
-def _forged(odd: list[str], found: dict[str, tuple[str, ...]], header_names: frozenset[str]) -> tuple[str, ...]:
+def _forged(
+    odd: list[str], found: dict[str, tuple[str, ...]], known: "_Names", header_names: frozenset[str]
+) -> tuple[str, ...]:
     """Return the names, each once, that upstream could take for ours; their values are dropped."""
-    names = tuple(dict.fromkeys(name for name in odd if reads_as_ours(name)))
+    names = tuple(dict.fromkeys(name for name in odd if known.forges(name)))
     if len(names) > MAX_FORGED:
         raise _MalformedError(f"more than {MAX_FORGED} forged headers")
     for name in names:
@@ -197,18 +203,25 @@ def reads_as_ours(name: str) -> bool:
 class _Names:
     """The names one snapshot asks for, and those (a bounded number) that were already classified for it."""
 
-    __slots__ = ("kinds", "wanted")
+    __slots__ = ("folded", "injected", "kinds", "wanted")
 
-    def __init__(self, wanted: frozenset[str]) -> None:
+    def __init__(self, wanted: frozenset[str], injected: frozenset[str]) -> None:
+        self.injected = injected
+        self.folded = frozenset(name.replace("_", "-") for name in injected)
         # The answer's form hangs on content-type, whatever the snapshot reads.
         self.wanted = wanted.union(_REPEATING, (PARTIAL_BODY, "content-type"))
         self.kinds: dict[str, int] = {}
+
+    def forges(self, verbatim: str) -> bool:
+        """Whether an upstream may take the name for one that the sidecar sets; its plain spelling is always removed."""
+        name = verbatim.lower()
+        return reads_as_ours(name) or (name.replace("_", "-") in self.folded and name not in self.injected)
 
     def classify(self, verbatim: str) -> int:
         """Return what a header name is to the reader, remembering it while there is room."""
         name = verbatim.lower()
         kind = _KEPT if name in self.wanted else _NOTHING
-        if reads_as_ours(verbatim) or (kind and name != verbatim):
+        if self.forges(verbatim) or (kind and name != verbatim):
             kind = _ODD
         if len(verbatim) <= _CACHED_NAME_BYTES and len(self.kinds) < _CACHED_NAMES:
             self.kinds[verbatim] = kind
@@ -216,8 +229,8 @@ class _Names:
 
 
 @lru_cache(maxsize=4)
-def _names(header_names: frozenset[str]) -> _Names:
-    return _Names(header_names)
+def _names(header_names: frozenset[str], injected: frozenset[str]) -> _Names:
+    return _Names(header_names, injected)
 
 
 def _one_value(raw: str, text: str) -> str:

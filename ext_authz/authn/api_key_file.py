@@ -120,6 +120,7 @@ def list_keys(path: Path) -> tuple[ApiKey, ...]:
 @contextmanager
 def _changing(path: Path) -> Iterator[list[ApiKey]]:
     """Yield the records for change under an exclusive lock; they are written when the block ends well."""
+    path = path.resolve()  # one lock for the file, under whichever name it is changed
     lock = os.open(path.with_name(f".{path.name}.lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -135,6 +136,7 @@ def _replace(path: Path, text: str) -> None:
     handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")  # 0600
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
+            _keep_readers(handle, target)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -147,6 +149,18 @@ def _replace(path: Path, text: str) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+def _keep_readers(handle: int, target: Path) -> None:
+    """Give the new file the old one's owner: a server that cannot read it would keep its former keys."""
+    try:
+        found = target.stat()
+    except FileNotFoundError:
+        return
+    own = os.fstat(handle)
+    if (own.st_uid, own.st_gid) != (found.st_uid, found.st_gid):
+        os.fchown(handle, found.st_uid, found.st_gid)
+        os.fchmod(handle, 0o600 | (found.st_mode & 0o040))
 
 
 def _plain(key: ApiKey) -> dict[str, Any]:

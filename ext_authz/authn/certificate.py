@@ -22,6 +22,8 @@ from ext_authz.authn.names import dns_name
 
 MAX_PEM: Final = 64 * 1024
 MAX_SUBJECT: Final = 1024
+MAX_WRITTEN_DN: Final = 4 * MAX_SUBJECT
+"""What a distinguished name may be as text, escapes included; a megabyte of it takes two seconds to read."""
 NS: Final = 1_000_000_000
 FOREVER: Final = 2**62
 KINDS: Final = ("spiffe", "dns", "x509")
@@ -183,6 +185,8 @@ def _permit(kind: str, kinds: Container[str]) -> None:
 
 def canonical_dn(text: str) -> str:
     """Return a distinguished name in the one spelling used here (RFC 4514); raises CertificateError."""
+    if len(text) > MAX_WRITTEN_DN:
+        raise CertificateError("the subject is too long")
     try:
         return _render(x509.Name.from_rfc4514_string(text, _LONG))
     except (ValueError, TypeError):

@@ -112,7 +112,10 @@ def _quoted(text: str, at: int) -> tuple[str, int]:
 def _build(pairs: list[tuple[str, str]]) -> Element:
     single: dict[str, str] = {}
     many: dict[str, list[str]] = {"by": [], "uri": [], "dns": []}
-    for key, value in pairs:
+    for index, (key, value) in enumerate(pairs):
+        # Envoy writes URIs before DNS names and quotes neither: one that follows was part of a DNS name.
+        if key == "uri" and any(earlier == "dns" for earlier, _ in pairs[:index]):
+            raise XfccError("has a URI after a DNS name")
         if key in _REPEATABLE:
             if value:
                 many[key].append(value)

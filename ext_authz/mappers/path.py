@@ -47,15 +47,15 @@ class CanonicalPath:
 
 def canonicalise(raw: str) -> CanonicalPath | Refusal:
     """Return the canonical path of a `:path`, or the refusal `ambiguous_path`."""
+    if len(raw) > MAX_PATH:
+        return _refuse("longer than any path we read")
     head, _, query = raw.partition("?")
-    if _PLAIN.match(head) and len(raw) <= MAX_PATH and "#" not in query and _VISIBLE.match(query):
+    if _PLAIN.match(head) and "#" not in query and _VISIBLE.match(query):
         return CanonicalPath(head, tuple(head[1:].split("/")), query)
     return _decode(raw, head, query)
 
 
 def _decode(raw: str, head: str, query: str) -> CanonicalPath | Refusal:
-    if len(raw) > MAX_PATH:
-        return _refuse("longer than any path we read")
     if not _VISIBLE.match(raw):
         return _refuse("holds a space, a control character or a byte outside ASCII")
     if "#" in raw:

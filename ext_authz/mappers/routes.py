@@ -7,7 +7,7 @@ Non-goal: whether anybody may do it.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, product
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
@@ -24,9 +24,18 @@ ROUTE_EXTENSION: Final = "ext_authz_route"
 DEFAULT_MAX_REQUEST_BYTES: Final = 1024 * 1024
 HTTP: Final = "http"
 
-_METHOD_OVERRIDES: Final = ("x-http-method-override", "x-http-method", "x-method-override")
-_PATH_OVERRIDES: Final = ("x-original-url", "x-rewrite-url")
+
+def _spellings(*names: str) -> frozenset[str]:
+    """Return the names with each `-` perhaps an `_`, which WSGI and CGI servers read alike."""
+    return frozenset("".join(each) for name in names for each in product(*("-_" if c == "-" else c for c in name)))
+
+
+_METHOD_OVERRIDES: Final = _spellings("x-http-method-override", "x-http-method", "x-method-override")
+_PATH_OVERRIDES: Final = _spellings("x-original-url", "x-rewrite-url")
+_OVERRIDES: Final = _METHOD_OVERRIDES | _PATH_OVERRIDES
 _UPGRADE: Final = "upgrade"
+MATCHED_HEADERS: Final = frozenset({_UPGRADE, *_METHOD_OVERRIDES, *_PATH_OVERRIDES})
+"""What `match` reads of the headers beside content-type, by which it tells gRPC."""
 _KEYS: Final = ("routes", "catalog")
 
 
@@ -93,7 +102,7 @@ class RouteTable:
         self.entries: Final = tuple(entries)
         self.catalog: Final = catalog
         self.max_request_bytes: Final = max_request_bytes
-        names = {_UPGRADE, *_METHOD_OVERRIDES, *_PATH_OVERRIDES, *body.HEADER_NAMES}
+        names = {*MATCHED_HEADERS, *body.HEADER_NAMES}
         for entry in self.entries:
             if entry.adapter is not None:
                 names |= entry.adapter.header_names
@@ -226,11 +235,12 @@ def _select(candidates: Sequence[Entry], facts: RequestFacts, path: CanonicalPat
 def _override(facts: RequestFacts) -> Refusal | None:
     """Refuse headers by which some servers let a caller replace what was checked."""
     headers = facts.headers
-    for name in _METHOD_OVERRIDES:
-        if name in headers and headers[name] != (facts.method,):
+    if _OVERRIDES.isdisjoint(headers):
+        return None
+    for name in sorted(_OVERRIDES.intersection(headers)):
+        if name in _METHOD_OVERRIDES and headers[name] != (facts.method,):
             return Refusal(Reason.AMBIGUOUS_PATH, f"the header {name} names another method")
-    for name in _PATH_OVERRIDES:
-        if name in headers and headers[name] != (facts.path,):
+        if name in _PATH_OVERRIDES and headers[name] != (facts.path,):
             return Refusal(Reason.AMBIGUOUS_PATH, f"the header {name} names another path")
     return None
 

@@ -79,6 +79,7 @@ class Control:
         )
         self._store: SqliteStore | None = None
         self._store_problem = ""
+        self._broken = False
         self._reload = threading.Event()
         self._done = threading.Event()
 
@@ -89,6 +90,7 @@ class Control:
         self._writer.start()
         self._keys.start()
         self._admin.start()
+        self._link.send(Kind.READY, f"listening on {self._admin.address} (admin)".encode())
         threading.Thread(target=self._follow, name="link", daemon=True).start()
         looks = 0
         while not self._done.is_set():
@@ -129,7 +131,9 @@ class Control:
 
     def _reload_now(self, *, asked: bool) -> None:
         result = self._reloader.reload()
-        if result.unchanged and not asked:
+        mended = self._broken and not result.problems
+        self._broken = bool(result.problems)
+        if result.unchanged and not asked and not mended:
             return
         self._registry.count(RELOADS, "failed" if result.problems else "ok")
         if result.problems:

@@ -84,17 +84,17 @@ class Supervisor:
             if self._fatal and not self._announced:
                 self._end()
                 raise StartError(self._fatal)
-            if not self._announced and all(worker.ready for worker in self._workers):
+            if not self._announced and all(child.ready for child in self._children):
                 self._announce()
             if not self._announced and time.monotonic() > deadline:
                 self._end()
-                raise StartError(f"the workers were not ready within {START_SECONDS:.0f} seconds")
+                raise StartError(f"the processes were not ready within {START_SECONDS:.0f} seconds")
         self._end()
         return 0
 
     def _announce(self) -> None:
-        for worker in self._workers:
-            for line in worker.lines:
+        for child in self._children:
+            for line in child.lines:
                 sys.stdout.write(line + "\n")
         sys.stdout.flush()
         self._announced = True
@@ -156,6 +156,8 @@ class Supervisor:
 
     def _start(self, child: _Child) -> None:
         link, descriptor = pair()
+        # A terminal's Ctrl-C reaches the whole process group; children ignore it from their first moment.
+        unblocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         module, *arguments = child.arguments
         try:
             child.process = subprocess.Popen(  # noqa: S603  our own interpreter and module
@@ -164,6 +166,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
             )
         finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, unblocked)
             os.close(descriptor)
         child.link, child.started, child.due = link, time.monotonic(), 0.0
         # Keys first: a worker must not refuse tokens for want of what is here.

@@ -74,11 +74,12 @@ class Worker:
         if not self._state.ready:
             # Revocations that were never read cannot be honoured: better not to start than to forget them.
             raise StoreError(self._state.last_error)
-        bound = self._transport.start()
         gc.collect()
         gc.freeze()
         gc.set_threshold(20_000, 20, 50)
+        # Everything is there: a health check that comes with the socket must not find it not serving.
         self._transport.set_serving(serving=True)
+        bound = self._transport.start()
         lines = [f"listening on {address} ({self._name}, {self._transport.name})" for address in bound]
         self._link.send(Kind.READY, "\n".join(lines).encode())
         threading.Thread(target=self._follow, name="link", daemon=True).start()

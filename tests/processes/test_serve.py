@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 
 import pytest
@@ -117,6 +118,17 @@ def test_without_its_supervisor_nothing_goes_on_unseen(start, tmp_path):
     wait_until(lambda: not any(_alive(pid) for pid in children), what="the end of the children")
 
 
+def test_a_ctrl_c_at_any_moment_ends_it_without_a_traceback(tmp_path):
+    configuration = configure(tmp_path)
+    for pause in (0.3, 0.8, 1.3):
+        sidecar = Sidecar(configuration)
+        time.sleep(pause)
+        os.killpg(sidecar.process.pid, signal.SIGINT)
+        sidecar.process.wait(30)
+        sidecar.kill()
+        assert "Traceback" not in sidecar.stderr()
+
+
 def _alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as stat:
@@ -146,6 +158,11 @@ def test_a_changed_policy_is_in_force_soon_and_a_broken_one_never(start, tmp_pat
     wait_until(
         lambda: [e["result"] for e in sidecar.events() if e.get("event") == "reload"] == ["ok", "failed"],
         what="both reloads on record",
+    )
+    write(POLICIES.replace("id: fraud", "id: other"))
+    wait_until(
+        lambda: [e["result"] for e in sidecar.events() if e.get("event") == "reload"] == ["ok", "failed", "ok"],
+        what="that it is mended, though nothing changed",
     )
 
 

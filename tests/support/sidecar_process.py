@@ -53,12 +53,19 @@ class Sidecar:
         self._queue.put(None)
 
     def ready(self, listeners: int = 1) -> "Sidecar":
-        wait_until(lambda: len(self.listening()) >= listeners or self.process.poll() is not None, 60, "readiness")
+        # The admin listener's line is the last one.
+        wait_until(
+            lambda: (
+                (len(self.listening()) >= listeners and "(admin)" in self.lines[-1]) or self.process.poll() is not None
+            ),
+            60,
+            "readiness",
+        )
         assert self.process.poll() is None, self.stderr()
         return self
 
     def listening(self) -> list[str]:
-        return [line for line in list(self.lines) if line.startswith("listening on ")]
+        return [line for line in list(self.lines) if line.startswith("listening on ") and "(worker-" in line]
 
     def stderr(self) -> str:
         return (self.folder / "stderr.log").read_text()

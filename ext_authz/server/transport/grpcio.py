@@ -2,7 +2,7 @@
 
 import queue
 import ssl
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
@@ -104,8 +104,11 @@ class GrpcioTransport:
 
 
 def _named(context: grpc.ServicerContext, names: tuple[str, ...]) -> bool:
-    presented = cast("Iterable[bytes]", context.auth_context().get("x509_subject_alternative_name", ()))
-    return any(name.decode("utf-8", "replace") in names for name in presented)
+    # By kind: a DNS or e-mail SAN that spells a SPIFFE ID is none, nor is a URI without a scheme a host.
+    presented = cast("Mapping[str, Iterable[bytes]]", context.auth_context())
+    uris = (name for name in presented.get("x509_uri", ()) if b"://" in name)
+    hosts = (name for name in presented.get("x509_dns", ()) if b"://" not in name)
+    return any(name.decode("utf-8", "replace") in names for name in (*uris, *hosts))
 
 
 def _credentials(tls: TlsFiles) -> Any:  # noqa: ANN401  the stubs have no name for these

@@ -338,7 +338,7 @@ FORWARDED = [
     verified_element("a name that is not the certificate's", lambda: f'Cert="{root().spiffe().encoded}";URI={ID}2', "disagree"),
     verified_element("a hash that is not the certificate's", lambda: f'Hash={"a" * 64};Cert="{root().spiffe().encoded}";URI={ID}', "disagree"),
     verified_element("a subject that is not the certificate's", lambda: f'Subject="CN=a";Cert="{root().spiffe().encoded}";URI={ID}', "disagree"),
-    verified_element("a DNS name that is not the certificate's", lambda: f'DNS=a;Cert="{root().spiffe().encoded}";URI={ID}', "disagree"),
+    verified_element("a DNS name that is not the certificate's", lambda: f'Cert="{root().spiffe().encoded}";URI={ID};DNS=a', "disagree"),
     verified_element("a second element with another hash", lambda: f'URI={ID};Cert="{root().spiffe().encoded}",Hash={"a" * 64};URI={PEER}', "not the direct peer's"),
 ]  # fmt: skip
 
