@@ -65,7 +65,12 @@ class Values:
 
 
 def typed_name(pattern: str) -> str:
-    """Return a subject name with its type; without one it means `sub:` (CONTRACT section 2)."""
+    """Return a subject name with its type; without one it means `sub:` (CONTRACT section 2).
+
+    DNS names are told apart by letters, not by case (RFC 4343).
+    """
+    if pattern.startswith("dns:"):
+        return pattern.lower()
     return pattern if pattern == ANYTHING or pattern.startswith(TYPED_NAMES) else f"sub:{pattern}"
 
 

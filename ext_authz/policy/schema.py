@@ -261,7 +261,7 @@ class _Policies:
                         node, f"`{value}` is not a certificate's name: `spiffe://…`, `dns:NAME` or `x509:SUBJECT`"
                     )
         if key != "id":
-            return values
+            return values if key != "workload" else tuple(typed_name(value) for value in values)
         for value in values:
             typed = typed_name(value)
             for prefix, hint in _NOT_SUBJECTS.items():

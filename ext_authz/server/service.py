@@ -15,7 +15,7 @@ from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check
 from ext_authz.model import Decision, Outcome, Reason, Refusal
 from ext_authz.server.key_waits import KeyWaits
-from ext_authz.server.metrics import WorkerMetrics
+from ext_authz.server.metrics import AUDIT_EVENTS, WorkerMetrics
 from ext_authz.state import State
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
@@ -160,6 +160,7 @@ class Service:
         try:
             self._append(outcome, snapshot)
         except AuditUnavailable as error:
+            self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
             if outcome.decision.allowed:
                 outcome = _failed(outcome, Reason.AUDIT_UNAVAILABLE, str(error))
                 wire = response.write(outcome, report_errors=self._report_errors)

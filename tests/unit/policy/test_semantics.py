@@ -3,7 +3,9 @@
 import pytest
 from policy_support import MONDAY_NOON, ask, compiled, ns, subject
 
-from ext_authz.model import Auth, ShadowMatch
+from ext_authz.model import Auth, Context, Identity, Query, Reason, Resource, ShadowMatch
+from ext_authz.policy.compiler import compile_policies
+from ext_authz.policy.schema import load_policies
 
 ANY = 'resources: [{type: "*"}], actions: ["*"]'
 ANONYMOUS = subject("anonymous:", Auth.ANONYMOUS)
@@ -210,3 +212,17 @@ def test_a_description_is_kept_and_changes_the_digest():
     assert first.policies[0].source.description == "why"
     assert first.policies[0].digest != second.policies[0].digest
     assert first.decide(ask()).reason == second.decide(ask()).reason == "allowed"
+
+
+@pytest.mark.parametrize("key", ["id", "workload"])
+def test_a_dns_name_is_the_same_name_in_any_case(key):
+    text = (
+        "policies:\n"
+        "- {id: a, subjects: [{any: true}], resources: [{type: model}], actions: [infer]}\n"
+        f"- {{id: d, effect: deny, subjects: [{{{key}: 'dns:Batch.Example'}}]}}\n"
+    )
+    policies = compile_policies(load_policies({"p.yaml": text}))
+    caller = Identity(id="dns:batch.example", name="batch.example", auth=Auth.MTLS, workload="dns:batch.example")
+    context = Context(ip=None, time_ns=0, now_ns=0, risk=None, approvals=())
+    verdict = policies.decide(Query(caller, Resource("model", "m"), "infer", context))
+    assert verdict.reason is Reason.DENIED_BY_POLICY

@@ -107,6 +107,7 @@ def test_an_allow_that_cannot_be_recorded_is_not_given_and_a_denial_stays_what_i
     assert read_reply(answer).http_status == 503
     assert b"audit_unavailable" in answer
     assert read_reply(running.service.check(infer("other"))).http_status == 403
+    assert ["ext_authz_audit_events_total", "unrecorded", "trail", 2] in running.metrics.snapshot(0)["counters"]
 
 
 def test_an_event_that_cannot_be_built_lets_no_allow_out(running, monkeypatch):
