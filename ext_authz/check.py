@@ -13,15 +13,32 @@ from ext_authz.authn import Chain
 from ext_authz.context import HEADER_NAMES, Network, gather
 from ext_authz.headers import HeaderPlan
 from ext_authz.mappers.routes import RouteMatch, RouteTable
-from ext_authz.model import Access, Context, Decision, Identity, Outcome, Query, Reason, Refusal, RequestFacts, Target
-from ext_authz.policy.engine import PolicySet, Verdict
+from ext_authz.memo import Answer, Memo, Pair
+from ext_authz.model import (
+    Access,
+    Auth,
+    Context,
+    Decision,
+    Identity,
+    Outcome,
+    Pieces,
+    Query,
+    Reason,
+    Refusal,
+    RequestFacts,
+    Target,
+)
+from ext_authz.policy.engine import PolicySet, Verdict, held, lasts_until_ns, verdict_of
 from ext_authz.state import State
 from ext_authz.template import TemplateError
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """All that a check reads besides the state. A reload replaces it whole; a check sees exactly one."""
+    """All that a check reads besides the state. A reload replaces it whole; a check sees exactly one.
+
+    `remembers` False decides every check from scratch, to the same bytes.
+    """
 
     revision: str
     authenticators: Chain
@@ -29,96 +46,142 @@ class Snapshot:
     policies: PolicySet
     headers: HeaderPlan
     trusted_proxies: Sequence[Network] = ()
+    remembers: bool = True
     header_names: frozenset[str] = field(init=False)
+    memo: Memo | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        """Collect the header names that reading a request has to fetch."""
+        """Collect the header names that reading a request has to fetch; begin with nothing remembered."""
         names = HEADER_NAMES | self.authenticators.header_names | self.routes.header_names
         object.__setattr__(self, "header_names", names)
-
-
-@dataclass(slots=True)
-class _Draft:
-    """What is known so far; becomes an Outcome at whichever exit is taken."""
-
-    facts: RequestFacts
-    snapshot: Snapshot
-    decision_id: str
-    now_ns: int
-    path: str = ""
-    error_shape: str = ""
-    identity: Identity | None = None
-
-    def outcome(
-        self,
-        decision: Decision,
-        target: Target | None = None,
-        access: Access | None = None,
-        context: Context | None = None,
-        refusal: Refusal | None = None,
-    ) -> Outcome:
-        return Outcome(
-            decision,
-            self.decision_id,
-            self.snapshot.revision,
-            self.now_ns,
-            self.facts,
-            self.path,
-            self.identity,
-            target,
-            access,
-            context,
-            refusal,
-            self.error_shape,
-        )
-
-    def refused(self, refusal: Refusal) -> Outcome:
-        return self.outcome(Decision(allowed=False, reason=refusal.reason), refusal=refusal)
+        object.__setattr__(self, "memo", Memo(self.routes) if self.remembers else None)
 
 
 def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: str, now_ns: int) -> Outcome:
     """Decide one request. `now_ns` is this machine's clock in Unix nanoseconds."""
-    draft = _Draft(facts, snapshot, decision_id, now_ns)
-
-    match = snapshot.routes.match(facts)
-    if isinstance(match, Refusal):
-        return draft.refused(match)
-    if match is not None:
-        draft.path, draft.error_shape = match.path.text, match.error_shape
-        if match.public:
-            return _public(draft, match)
+    memo = snapshot.memo
+    key = memo.key(facts) if memo is not None else None
+    known = memo.route(key) if memo is not None and key is not None else None
+    match: RouteMatch | None
+    target: Target | None = None
+    if known is not None:
+        match, target = known
+    else:
+        found = snapshot.routes.match(facts)
+        if isinstance(found, Refusal):
+            return _refused(found, facts, snapshot, decision_id, now_ns)
+        if found is not None and found.public:
+            return _public(found, facts, snapshot, decision_id, now_ns)
+        match = found
 
     identity = snapshot.authenticators.authenticate(facts, state, now_ns)
     if isinstance(identity, Refusal):
-        return draft.refused(identity)
-    draft.identity = identity
+        return _refused(identity, facts, snapshot, decision_id, now_ns, match)
     if match is None:
-        return draft.refused(Refusal(Reason.NO_ROUTE, "no route matches host, method and path"))
+        refusal = Refusal(Reason.NO_ROUTE, "no route matches host, method and path")
+        return _refused(refusal, facts, snapshot, decision_id, now_ns, match, identity)
 
-    target = snapshot.routes.target(match, facts)
-    if isinstance(target, Refusal):
-        return draft.refused(target)
+    if target is None:
+        meant = snapshot.routes.target(match, facts)
+        if isinstance(meant, Refusal):
+            return _refused(meant, facts, snapshot, decision_id, now_ns, match, identity)
+        target = meant
+        if memo is not None:
+            kept = memo.keep(key, match, target, identity)
+            target, memo = (target, None) if kept is None else (kept, memo)
 
     quarantine = state.quarantine_of(identity.id, now_ns)
     if quarantine is not None:
-        return draft.refused(Refusal(Reason.QUARANTINED, quarantine))
+        refusal = Refusal(Reason.QUARANTINED, quarantine)
+        return _refused(refusal, facts, snapshot, decision_id, now_ns, match, identity)
 
-    context = gather(facts, draft.path, identity, target, state, snapshot.trusted_proxies, now_ns)
-    access, verdict = ask(snapshot.policies, identity, target, context)
-    if verdict.reason is not Reason.ALLOWED:
-        return draft.outcome(_denial(verdict), target, access, context)
+    path = match.path.text
+    context = gather(facts, path, identity, target, state, snapshot.trusted_proxies, now_ns)
+    answer: Answer | None = None
+    until_ns: int | None
+    if memo is not None and len(target.accesses) == 1 and identity.auth is not Auth.ANONYMOUS:
+        access = target.accesses[0]
+        query = Query(identity, access.resource, access.action, context, target.attributes)
+        answer = _answer(memo, snapshot.policies, access, query)
+        verdict = answer.verdict
+        until_ns = lasts_until_ns(verdict, query)
+    else:
+        access, verdict = ask(snapshot.policies, identity, target, context)
+        until_ns = verdict.until_ns
     try:
-        return draft.outcome(_allow(draft, identity, access, verdict), target, access, context)
+        decision = (
+            _allow(answer, verdict, until_ns, snapshot.headers, facts, identity, access, decision_id, now_ns)
+            if verdict.reason is Reason.ALLOWED
+            else _denial(verdict)
+        )
     except TemplateError as error:
-        return draft.refused(Refusal(Reason.INTERNAL_ERROR, str(error)))
-
-
-def _public(draft: _Draft, match: RouteMatch) -> Outcome:
-    headers, remove = draft.snapshot.headers.public(draft.facts, draft.decision_id)
-    return draft.outcome(
-        Decision(allowed=True, reason=Reason.PUBLIC_ROUTE, headers=headers, remove_headers=remove),
-        target=Target((), match.name, match.protocol),
+        refusal = Refusal(Reason.INTERNAL_ERROR, str(error))
+        return _refused(refusal, facts, snapshot, decision_id, now_ns, match, identity)
+    return Outcome(
+        decision,
+        decision_id,
+        snapshot.revision,
+        now_ns,
+        facts,
+        path,
+        identity,
+        target,
+        access,
+        context,
+        None,
+        match.error_shape,
     )
+
+
+def _refused(  # noqa: PLR0917  what is known so far, in the order it was learned
+    refusal: Refusal,
+    facts: RequestFacts,
+    snapshot: Snapshot,
+    decision_id: str,
+    now_ns: int,
+    match: RouteMatch | None = None,
+    identity: Identity | None = None,
+) -> Outcome:
+    return Outcome(
+        Decision(allowed=False, reason=refusal.reason),
+        decision_id,
+        snapshot.revision,
+        now_ns,
+        facts,
+        match.path.text if match is not None else "",
+        identity,
+        refusal=refusal,
+        error_shape=match.error_shape if match is not None else "",
+    )
+
+
+def _public(match: RouteMatch, facts: RequestFacts, snapshot: Snapshot, decision_id: str, now_ns: int) -> Outcome:
+    headers, remove = snapshot.headers.public(facts, decision_id)
+    return Outcome(
+        Decision(allowed=True, reason=Reason.PUBLIC_ROUTE, headers=headers, remove_headers=remove),
+        decision_id,
+        snapshot.revision,
+        now_ns,
+        facts,
+        match.path.text,
+        target=Target((), match.name, match.protocol),
+        error_shape=match.error_shape,
+    )
+
+
+def _answer(memo: Memo, policies: PolicySet, access: Access, query: Query) -> Answer:
+    """Evaluate what may change (conditions, times) of the policies that concern the pair; the rest is looked up."""
+    identity = query.subject
+    pair = memo.pair(identity, access)
+    if pair is None:
+        pair = Pair(identity, access, policies.concerned(query))
+        memo.keep_pair(pair)
+    holding = held(pair.concerned, query)
+    answer = pair.answers.get(holding)
+    if answer is None:
+        answer = Answer(verdict_of(pair.concerned, holding))
+        pair.keep(holding, answer)
+    return answer
 
 
 def ask(policies: PolicySet, identity: Identity, target: Target, context: Context) -> tuple[Access, Verdict]:
@@ -158,16 +221,40 @@ def _denial(verdict: Verdict) -> Decision:
     return Decision(False, verdict.reason, policy_id, verdict.policies, verdict.shadow)
 
 
-def _allow(draft: _Draft, identity: Identity, access: Access, verdict: Verdict) -> Decision:
+def _allow(  # noqa: PLR0917  what a decision is made of
+    answer: Answer | None,
+    verdict: Verdict,
+    until_ns: int | None,
+    plan: HeaderPlan,
+    facts: RequestFacts,
+    identity: Identity,
+    access: Access,
+    decision_id: str,
+    now_ns: int,
+) -> Decision:
     """Return the decision of an allow; raises TemplateError where its headers are out of bounds."""
     policy = verdict.policy
     assert policy is not None  # noqa: S101  an allow is always some policy's
-    ttl = _ttl(policy.ttl, identity.expires_at, verdict.until_ns, draft.now_ns)
-    headers, remove = draft.snapshot.headers.allow(
-        draft.facts, identity, access, policy.id, policy.headers, draft.decision_id, ttl, draft.now_ns
-    )
+    ttl = _ttl(policy.ttl, identity.expires_at, until_ns, now_ns)
+    pieces: Pieces | None = None
+    if answer is not None and not answer.prepared:
+        answer.prepare(plan.steady(identity, access, policy.id, policy.headers))
+    if answer is not None and answer.steady is not None and not facts.forged:
+        steady, pieces = answer.steady, answer.pieces
+        headers, remove = steady.answered(decision_id, ttl), steady.remove
+    else:
+        headers, remove = plan.allow(facts, identity, access, policy.id, policy.headers, decision_id, ttl, now_ns)
     return Decision(
-        True, Reason.ALLOWED, policy.id, verdict.policies, verdict.shadow, headers, remove, ttl, verdict.audit_logged
+        True,
+        Reason.ALLOWED,
+        policy.id,
+        verdict.policies,
+        verdict.shadow,
+        headers,
+        remove,
+        ttl,
+        verdict.audit_logged,
+        pieces,
     )
 
 

@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ext_authz.model import Access, Auth, Identity, RequestFacts
-from ext_authz.template import MAX_RENDERED_BYTES, Template, TemplateError, Value
+from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateError, Value
 
 DECISION_ID: Final = "x-authz-decision-id"
 TTL: Final = "x-authz-ttl"
@@ -118,6 +118,22 @@ class Assertion:
 
 
 @dataclass(frozen=True, slots=True)
+class Steady:
+    """An allow's headers but the decision's id and ttl, and what it removes when nothing was forged. `size`: bytes."""
+
+    headers: tuple[tuple[str, str], ...]
+    remove: tuple[str, ...]
+    size: int
+
+    def answered(self, decision_id: str, ttl: int) -> tuple[tuple[str, str], ...]:
+        """Return the headers of one answer. Raises TemplateError as HeaderPlan.allow does."""
+        seconds = str(ttl)
+        if self.size + len(decision_id) + len(seconds) > MAX_TOTAL_BYTES:
+            raise TemplateError("the injected headers are over their bounds")
+        return (*self.headers, (DECISION_ID, decision_id), (TTL, seconds))
+
+
+@dataclass(frozen=True, slots=True)
 class HeaderPlan:
     """Compiled at load: what may be injected, what is always stripped.
 
@@ -161,13 +177,7 @@ class HeaderPlan:
         Raises TemplateError when a value, their number or their total size is over its bound.
         """
         lookup = _Allow(identity, access, policy_id, self.revision, decision_id).value
-        rendered: dict[str, str] = {}
-        for name, template in (*self.templates, *policy_headers) if policy_headers else self.templates:
-            value = template.render(lookup)
-            if value.strip():
-                rendered[name] = value
-            else:
-                rendered.pop(name, None)
+        rendered = self._rendered(policy_headers, lookup)
         # There is nobody to assert anything of where nobody was verified.
         if self.assertion is not None and identity.auth is not Auth.ANONYMOUS:
             audience = self.assertion.audience.render(lookup)
@@ -182,6 +192,41 @@ class HeaderPlan:
         if self.cookies and not forwards:
             rendered.update(self._without_tokens(facts))
         return tuple(rendered.items()), self._removals(facts, tuple(rendered), forwards=forwards)
+
+    def steady(
+        self, identity: Identity, access: Access, policy_id: str, policy_headers: Sequence[tuple[str, Template]]
+    ) -> Steady | None:
+        """Return what of an allow's headers no request changes; None where an assertion, a cookie or an id does.
+
+        Raises TemplateError as `allow` does.
+        """
+        forwards = self.forward_credentials and identity.auth is Auth.JWT
+        templates = (*self.templates, *policy_headers)
+        if (
+            (self.assertion is not None and identity.auth is not Auth.ANONYMOUS)
+            or (self.cookies and not forwards)
+            or any("decision_id" in template.variables for _, template in templates)
+        ):
+            return None
+        rendered = self._rendered(policy_headers, _Allow(identity, access, policy_id, self.revision, "").value)
+        if len(rendered) + len(_OURS) > MAX_HEADERS:
+            raise TemplateError("the injected headers are over their bounds")
+        names = self._stripped_but_bearers if forwards else self._stripped
+        return Steady(
+            tuple(rendered.items()),
+            _difference(names, (*rendered, DECISION_ID, TTL)),
+            sum(map(len, rendered.values())),
+        )
+
+    def _rendered(self, policy_headers: Sequence[tuple[str, Template]], lookup: Lookup) -> dict[str, str]:
+        rendered: dict[str, str] = {}
+        for name, template in (*self.templates, *policy_headers) if policy_headers else self.templates:
+            value = template.render(lookup)
+            if value.strip():
+                rendered[name] = value
+            else:
+                rendered.pop(name, None)
+        return rendered
 
     def public(self, facts: RequestFacts, decision_id: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
         """Return (headers, removals) for a public route: no identity, no credential."""

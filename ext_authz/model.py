@@ -303,9 +303,28 @@ class ShadowMatch:
     effect: str
 
 
+class Pieces:
+    """Where those who write an allow keep what its repetitions share; never changed once set.
+
+    Belongs to one (snapshot, identity, access, matching policies): whatever
+    else an answer depends on (id, times, ttl, risk, the request's context) is no part of it.
+    """
+
+    __slots__ = ("event", "headers", "metadata")
+
+    def __init__(self) -> None:
+        self.headers: tuple[bytes, bytes] | None = None
+        self.metadata: dict[str, bytes] = {}
+        self.event: tuple[bytes, ...] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The answer. `headers` and `remove_headers` are final; `ttl` is seconds, None on a denial."""
+    """The answer. `headers` and `remove_headers` are final; `ttl` is seconds, None on a denial.
+
+    With `pieces`, all headers but the last two (id and ttl), removals and policies are the same in every decision
+    that has the same.
+    """
 
     allowed: bool
     reason: Reason
@@ -316,6 +335,7 @@ class Decision:
     remove_headers: tuple[str, ...] = ()
     ttl: int | None = None
     audit_logged: bool = False
+    pieces: Pieces | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -60,6 +60,7 @@ _NEVER_SET: Final = frozenset(
 )
 _NEVER_SET_PREFIXES: Final = (":", "x-envoy-", "x-forwarded-")
 _CACHED_BYTES: Final = 256
+_PIECE_BYTES: Final = 2048
 
 # google.rpc.Code
 _RPC_CODE: Final = {400: 3, 401: 16, 403: 7, 503: 14}
@@ -135,6 +136,13 @@ def write(outcome: Outcome, *, report_errors: bool = False) -> bytes:
     if decision.reason not in _ALLOWS:
         raise UnsendableError(f"an allow with the reason `{decision.reason}`")
     headers = decision.headers
+    pieces = decision.pieces
+    if pieces is not None and pieces.headers is not None:
+        start, removals = pieces.headers
+        ok = start + _ok_header(*headers[-2]) + _known_ok_header(*headers[-1])
+        if len(ok) > MAX_TOTAL:
+            raise UnsendableError("the headers to set are too large")
+        return _ALLOW + _field(_OK, ok + removals) + _metadata(outcome, "allow", decision.reason)
     ok = b"".join(
         [
             _known_ok_header(name, value)
@@ -145,7 +153,10 @@ def write(outcome: Outcome, *, report_errors: bool = False) -> bytes:
     )
     if len(ok) > MAX_TOTAL:
         raise UnsendableError("the headers to set are too large")
-    ok += _removals(decision.remove_headers, tuple([name for name, _ in headers]))
+    removals = _removals(decision.remove_headers, tuple([name for name, _ in headers]))
+    if pieces is not None:
+        pieces.headers = ok[: len(ok) - sum(len(_ok_header(*header)) for header in headers[-2:])], removals
+    ok += removals
     return _ALLOW + _field(_OK, ok) + _metadata(outcome, "allow", decision.reason)
 
 
@@ -252,18 +263,24 @@ _CHALLENGES: Final[dict[Reason, str]] = {
 
 def _metadata(outcome: Outcome, effect: str, reason: Reason) -> bytes:
     decision, identity, access, context = outcome.decision, outcome.identity, outcome.access, outcome.context
-    rest = _metadata_rest(
-        effect,
-        reason.value,
-        decision.policy_id,
-        outcome.policy_revision,
-        "" if identity is None else identity.id,
-        "" if access is None else access.resource.type,
-        "" if access is None else access.resource.id,
-        "" if access is None else access.action,
-        "" if context is None else "unknown" if context.risk is None else context.risk.value,
-        ",".join([f"{match.policy_id}:{match.effect}" for match in decision.shadow]) if decision.shadow else "",
-    )
+    risk = "" if context is None else "unknown" if context.risk is None else context.risk.value
+    pieces = decision.pieces
+    rest = pieces.metadata.get(risk) if pieces is not None else None
+    if rest is None:
+        rest = _metadata_rest(
+            effect,
+            reason.value,
+            decision.policy_id,
+            outcome.policy_revision,
+            "" if identity is None else identity.id,
+            "" if access is None else access.resource.type,
+            "" if access is None else access.resource.id,
+            "" if access is None else access.action,
+            risk,
+            ",".join([f"{match.policy_id}:{match.effect}" for match in decision.shadow]) if decision.shadow else "",
+        )
+        if pieces is not None and len(rest) <= _PIECE_BYTES:
+            pieces.metadata[risk] = rest
     return _field(_METADATA, _entry("decision_id", outcome.decision_id) + rest)
 
 
