@@ -25,6 +25,7 @@ from ext_authz.authn.jws import (
     strict_json,
     verify,
 )
+from ext_authz.authn.weak_keys import is_roca
 
 MAX_JWKS_BYTES: Final = 1024 * 1024
 MAX_KEYS: Final = 128
@@ -235,6 +236,8 @@ def _rsa(entry: Mapping[str, Any]) -> rsa.RSAPublicKey:
     # A huge exponent makes every verification slow; 3 has a history of forgeries.
     if not 2**16 < e < 2**32 or not e & 1:
         raise JwsError("the RSA exponent is not an odd number from 65537 to 2^32")
+    if is_roca(n):
+        raise JwsError("the RSA key can be factored (ROCA, CVE-2017-15361)")
     try:
         key = RSAAlgorithm.from_jwk({name: entry[name] for name in _REQUIRED["RSA"]})
     except (ValueError, InvalidKeyError):

@@ -10,11 +10,13 @@ from datetime import UTC, datetime
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.x509 import verification
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from ext_authz.authn.certificate import FOREVER, NS, UNREADABLE, CertificateError
+from ext_authz.authn.weak_keys import is_roca
 
 MAX_CHAIN_DEPTH: Final = 4
 """Intermediates between a client's certificate and its root."""
@@ -75,11 +77,11 @@ class TrustStore:
     def __init__(self, bundle: bytes, crl: bytes | None = None) -> None:
         """Read the PEM bundle (and CRL); raises TrustError."""
         authorities = _load_bundle(bundle)
-        roots = [each for each in authorities if each.issuer == each.subject]
+        roots = [each for each in authorities if _is_root(each)]
         if not roots:
             raise TrustError(["holds no self-signed root certificate"])
         self._store = verification.Store(roots)
-        self._intermediates = [each for each in authorities if each.issuer != each.subject]
+        self._intermediates = [each for each in authorities if each not in roots]
         self._crl = Crl(crl, authorities) if crl is not None else None
 
     def verify(self, certificate: x509.Certificate, now_ns: int) -> tuple[int, int, str]:
@@ -102,7 +104,9 @@ class TrustStore:
         except UNREADABLE:
             raise CertificateError("the certificate cannot be verified") from None
         if not all(_strong(each) for each in chain):
-            raise CertificateError("no chain to the CA bundle: a key is weaker than RSA 2048 or P-256")
+            raise CertificateError(
+                "no chain to the CA bundle: a key is weak (RSA below 2048 bits, ROCA, or a small curve)"
+            )
         begins = max(int(each.not_valid_before_utc.timestamp()) for each in chain) * NS
         until = (min(int(each.not_valid_after_utc.timestamp()) for each in chain) + 1) * NS
         if self._crl is None:
@@ -126,13 +130,26 @@ class TrustStore:
         return begins, until, ""
 
 
+def _is_root(authority: x509.Certificate) -> bool:
+    """Whether the certificate is signed with its own key; one that has its issuer's name only (RFC 5280 6.1) is not."""
+    if authority.issuer != authority.subject:
+        return False
+    try:
+        authority.verify_directly_issued_by(authority)
+    except InvalidSignature:
+        return False
+    except UNREADABLE:  # an algorithm that is not verified any more: the operator's word for it
+        return True
+    return True
+
+
 def _strong(certificate: x509.Certificate) -> bool:
     try:
         key = certificate.public_key()
     except UNREADABLE:
         return False
     if isinstance(key, rsa.RSAPublicKey):
-        return key.key_size >= _MIN_RSA_BITS
+        return key.key_size >= _MIN_RSA_BITS and not is_roca(key.public_numbers().n)
     if isinstance(key, ec.EllipticCurvePublicKey):
         return isinstance(key.curve, (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1))
     return isinstance(key, (ed25519.Ed25519PublicKey, ed448.Ed448PublicKey))
@@ -180,6 +197,7 @@ _LEAF = (
     .may_be_present(x509.BasicConstraints, _ANY, _leaf_constraints)
     .may_be_present(x509.KeyUsage, _ANY, _leaf_key_usage)
     .may_be_present(x509.ExtendedKeyUsage, _ANY, _client_purpose)
+    .require_not_present(x509.NameConstraints)  # RFC 5280 4.2.1.10: of CAs only
 )
 
 
