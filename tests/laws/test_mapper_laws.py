@@ -76,7 +76,9 @@ def pattern(adapter, part="*"):
 
 ROUTES = table(
     "routes:\n"
-    + "".join(f"  - {{name: {a.name}, host: '{pattern(a)}', protocol: {a.name}, encoded_slash: true}}\n" for a in ADAPTERS)
+    + "".join(
+        f"  - {{name: {a.name}, host: '{pattern(a)}', protocol: {a.name}, encoded_slash: true}}\n" for a in ADAPTERS
+    )
     + '  - {host: lake, path: "/{id}/**", resource: {type: t, id: "{id}"}, action: use}\n'
     + 'catalog: [{type: model, id: "f*", stage: x}]\n'
 )
