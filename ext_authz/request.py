@@ -53,9 +53,7 @@ class _MalformedError(Exception):
     """The request cannot be read; the text becomes the refusal's detail."""
 
 
-def read(
-    data: bytes, header_names: frozenset[str], injected: frozenset[str] = frozenset()
-) -> RequestFacts | Refusal:
+def read(data: bytes, header_names: frozenset[str], injected: frozenset[str] = frozenset()) -> RequestFacts | Refusal:
     """Read one serialized CheckRequest, keeping of its headers the (lower-case) `header_names` and `content-type`.
 
     Names that read as one of `injected` once `_` is taken for `-` count as forged.
