@@ -175,7 +175,9 @@ def _answer(memo: Memo, policies: PolicySet, access: Access, query: Query) -> An
     pair = memo.pair(identity, access)
     if pair is None:
         pair = Pair(identity, access, policies.concerned(query))
-        memo.keep_pair(pair)
+        if pair.concerned:
+            # Else whoever has no rights at all could push out what is known of those who have.
+            memo.keep_pair(pair)
     holding = held(pair.concerned, query)
     answer = pair.answers.get(holding)
     if answer is None:

@@ -394,6 +394,14 @@ def test_who_is_not_authenticated_puts_nothing_into_memory(snapshot: Snapshot, c
     assert fresh.memo.sizes() == (0, 0, 0)
 
 
+def test_who_has_no_rights_pushes_out_no_pair(snapshot: Snapshot) -> None:
+    fresh = replace(snapshot)
+    outcomes = [ask(replace(LAKE, caller=6, host="store.internal", path=f"/b/k{n}"), fresh, n)[0] for n in range(9)]
+    assert {outcome.decision.reason for outcome in outcomes} == {Reason.NO_POLICY}
+    assert fresh.memo is not None
+    assert fresh.memo.sizes()[2] == 0
+
+
 def test_what_a_body_names_is_not_kept(snapshot: Snapshot) -> None:
     fresh = replace(snapshot)
     step = replace(LAKE, method="POST", host="chat.internal", path="/v1/chat/completions", body=BODIES[1])
