@@ -47,6 +47,11 @@ class Template:
         return self._bounded("".join(parts))
 
     def _bounded(self, rendered: str) -> str:
+        if rendered[:1] == " " or rendered[-1:] == " ":
+            # HTTP trims a value (RFC 9110 5.5): `alice ` must not arrive as `alice`.
+            core = rendered.strip(" ")
+            before, _, after = rendered.partition(core) if core else ("", "", "")
+            rendered = "%20" * len(before) + core + "%20" * len(after)
         if len(rendered) > MAX_RENDERED_BYTES:
             raise TemplateError(f"`{self.source}` renders to more than {MAX_RENDERED_BYTES} bytes")
         return rendered

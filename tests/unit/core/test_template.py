@@ -34,6 +34,17 @@ def test_values_cannot_leave_their_place(value, shown):
     assert encode(value) == shown
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [("alice ", "alice%20"), ("  alice", "%20%20alice"), ("a b", "a b"), ("   ", ""), ("", "")]
+)
+def test_http_cannot_trim_one_value_into_another(value, shown):
+    assert render("${x}", x=value) == shown
+
+
+def test_an_empty_value_at_the_end_leaves_no_space_that_may_not_be_sent():
+    assert render("${x} of ${y}", x="alice", y="") == "alice of%20"
+
+
 @pytest.mark.parametrize("source", ["${nobody}", "${", "${x", "a\nb", "é", "${x}${}", "${X Y}"])
 def test_a_template_that_cannot_be_compiled_is_refused_at_load(source):
     with pytest.raises(TemplateError):
