@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ext_authz.model import Access, Auth, Identity, RequestFacts
-from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateError, Value
+from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateError, Value, claim_at
 
 DECISION_ID: Final = "x-authz-decision-id"
 TTL: Final = "x-authz-ttl"
@@ -292,15 +292,3 @@ def _claim(identity: Identity, path: str) -> Value:
     if isinstance(value, list):
         return [str(item) for item in value if isinstance(item, (str, int))]
     return value if isinstance(value, (str, int, bool)) else None
-
-
-def claim_at(claims: object, path: str) -> object:
-    """Return the claim at a dotted path, or None; a key that holds dots itself wins over the path."""
-    if isinstance(claims, dict) and path in claims:
-        return claims[path]
-    value = claims
-    for step in path.split("."):
-        if not isinstance(value, dict) or step not in value:
-            return None
-        value = value[step]
-    return value

@@ -110,3 +110,15 @@ def _escape(text: str, reserved: str) -> str:
         chr(byte) if 0x20 <= byte <= 0x7E and chr(byte) not in reserved else f"%{byte:02X}"  # noqa: PLR2004
         for byte in text.encode("utf-8", "surrogatepass")
     )
+
+
+def claim_at(claims: object, path: str) -> object:
+    """Return the claim at a dotted path, or None; a key that holds dots itself wins over the path."""
+    if isinstance(claims, dict) and path in claims:
+        return claims[path]
+    value = claims
+    for step in path.split("."):
+        if not isinstance(value, dict) or step not in value:
+            return None
+        value = value[step]
+    return value

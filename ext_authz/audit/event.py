@@ -18,6 +18,7 @@ import orjson
 from ext_authz.audit.bounds import MAX_BYTES, bounded, plain
 from ext_authz.model import Access, Approval, Auth, Context, Identity, Outcome, Pieces, Refusal, RequestFacts
 from ext_authz.state.changes import Change
+from ext_authz.template import claim_at
 
 DECISION: Final = "ext_authz.decision/1"
 LIFECYCLE: Final = "ext_authz.lifecycle/1"
@@ -249,25 +250,13 @@ def _subject(identity: Identity, now_ns: int, claims_read: frozenset[str]) -> di
         subject["claims"] = recorded = {}
         altered = []
         for path in claims_read:
-            value = _claim(claims, path)
+            value = claim_at(claims, path)
             recorded[path] = made = plain(value)
             if made != value:
                 altered.append(path)
         if altered:
             subject["claims_altered"] = sorted(altered)
     return subject
-
-
-def _claim(claims: object, path: str) -> object:
-    """Read a claim as policies do: a key that holds dots itself wins over the dotted path."""
-    if isinstance(claims, dict) and path in claims:
-        return claims[path]
-    value = claims
-    for step in path.split("."):
-        if not isinstance(value, dict) or step not in value:
-            return None
-        value = value[step]
-    return value
 
 
 def _resource(access: Access) -> dict[str, Any]:

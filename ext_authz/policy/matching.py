@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
-from ext_authz.headers import claim_at
 from ext_authz.model import AttributeValue, Identity, Resource
+from ext_authz.template import claim_at
 
 SUBJECT_KEYS: Final = ("role", "id", "group", "org", "auth", "scope", "issuer", "workload", "claim")
 CLAIM: Final = "claim:"
