@@ -6,7 +6,6 @@ Non-goal: proof (`verify`, `prove`) and `export`, which this version does not do
 
 # ruff: noqa: FBT002, PLR0917  a command's parameters are its options
 
-import os
 import time
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from ext_authz.cli.frame import (
     not_available,
     printable,
     say,
+    trail_paths,
 )
 from ext_authz.cli.later import ANYTHING, Arguments
 
@@ -190,19 +190,10 @@ def export(arguments: Arguments = None) -> None:
 
 
 def _trail(paths: list[Path] | None, config: Path) -> "Trail":
-    from ext_authz.audit.reader import AUDIT_FOLDER, Trail
+    from ext_authz.audit.reader import Trail
 
-    if not paths:
-        from ext_authz.config import load
-
-        loaded = load(config, os.environ, frozenset({"run_dir"}))
-        assert loaded.settings is not None  # noqa: S101  load raises otherwise
-        folder = loaded.settings.run_dir / AUDIT_FOLDER
-        if not folder.is_dir():
-            raise CommandError(f"there is no audit trail at {folder} yet")
-        paths = [folder]
     try:
-        return Trail(paths)
+        return Trail(trail_paths(paths, config))
     except FileNotFoundError as error:
         raise CommandError(f"cannot read `{error.filename}`: no such file or directory") from None
 

@@ -178,3 +178,21 @@ def clock_text(seconds: int | None) -> str:
 def printable(text: str) -> str:
     """Return text from outside made safe for a terminal: control characters are shown as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def trail_paths(paths: Sequence[Path] | None, config: Path) -> Sequence[Path]:
+    """Return the paths given, else the trail in the configuration's `run_dir`.
+
+    Raises CommandError where there is none yet, DocumentError for mistakes in the configuration.
+    """
+    if paths:
+        return paths
+    from ext_authz.audit.reader import AUDIT_FOLDER
+    from ext_authz.config import load
+
+    loaded = load(config, os.environ, frozenset({"run_dir"}))
+    assert loaded.settings is not None  # noqa: S101  load raises otherwise
+    folder = loaded.settings.run_dir / AUDIT_FOLDER
+    if not folder.is_dir():
+        raise CommandError(f"there is no audit trail at {folder} yet")
+    return [folder]

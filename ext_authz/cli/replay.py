@@ -24,6 +24,7 @@ from ext_authz.cli.frame import (
     console,
     printable,
     say,
+    trail_paths,
 )
 from ext_authz.cli.progress import Meter
 
@@ -104,20 +105,10 @@ def _status(fail_on: FailOn | None, outcomes: dict[str, int]) -> int:
 
 def trail_chunks(paths: Sequence[Path] | None, config: Path) -> "list[Chunk]":
     """Return what there is to read: the paths given, else the trail of the configuration's `run_dir`."""
-    from ext_authz.audit.reader import AUDIT_FOLDER
     from ext_authz.tools.trail_fold import chunks_of
 
-    if not paths:
-        from ext_authz.config import load
-
-        loaded = load(config, os.environ, frozenset({"run_dir"}))
-        assert loaded.settings is not None  # noqa: S101  load raises otherwise
-        folder = loaded.settings.run_dir / AUDIT_FOLDER
-        if not folder.is_dir():
-            raise CommandError(f"there is no audit trail at {folder} yet")
-        paths = [folder]
     try:
-        return chunks_of(paths)
+        return chunks_of(trail_paths(paths, config))
     except OSError as error:
         raise CommandError(f"cannot read `{error.filename}`: {(error.strerror or str(error)).lower()}") from None
 

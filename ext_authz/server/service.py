@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.event import decision_event
@@ -36,6 +37,9 @@ class Wait:
     outcome: Outcome
     # Set: nothing is decided yet; the check is to be run again once a key may be known.
     again: bytes | None = None
+
+
+_Answer = TypeVar("_Answer", bytes, bytes | Wait)
 
 
 class Service:
@@ -68,11 +72,7 @@ class Service:
 
     def check(self, data: bytes) -> bytes | Wait:
         """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
-        try:
-            return self._check(data)
-        except Exception as error:  # noqa: BLE001  not even a broken reply may leave the caller without a denial
-            self._metrics.internal_error(error)
-            return response.FAIL_CLOSED
+        return self._closed(lambda: self._check(data))
 
     def _check(self, data: bytes, *, last: bool = False) -> bytes | Wait:
         started = time.perf_counter_ns()
@@ -91,6 +91,14 @@ class Service:
             wire = response.write(outcome, report_errors=self._report_errors)
             self._metrics.internal_error(error)
         return self._recorded(outcome, wire, snapshot, started)
+
+    def _closed(self, answer: Callable[[], _Answer]) -> _Answer | bytes:
+        """Return the answer; not even a broken reply may leave a caller without a denial, or end a thread."""
+        try:
+            return answer()
+        except Exception as error:  # noqa: BLE001  the last resort of everything that a transport calls
+            self._metrics.internal_error(error)
+            return response.FAIL_CLOSED
 
     def overloaded(self) -> bytes:
         """Answer a check that came on top of too many others, without looking at it."""
@@ -113,17 +121,21 @@ class Service:
         def settled(durable: bool) -> None:  # noqa: FBT001  the committer's callback has one argument
             send(wait.ready if durable else self.undurable(wait))
 
-        self._committer.commit(settled, self._clock_ns() + COMMIT_DEADLINE_NS)
+        try:
+            self._committer.commit(settled, self._clock_ns() + COMMIT_DEADLINE_NS)
+        except Exception as error:  # noqa: BLE001  the committer calls `settled` or raises, never both
+            self._metrics.internal_error(error)
+            send(self.undurable(wait))
 
     def undurable(self, wait: Wait) -> bytes:
         """Answer `audit_unavailable` in place of an allow that could not be made durable; that too is recorded.
 
         A check that waits for a key is refused as it stands.
         """
-        if wait.again is not None:
-            return self._denied(wait.outcome)
-        denied = _failed(wait.outcome, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
-        return self._denied(denied)
+        denied = wait.outcome
+        if wait.again is None:
+            denied = _failed(denied, Reason.AUDIT_UNAVAILABLE, "the event could not be made durable in time")
+        return self._closed(lambda: self._denied(denied))
 
     def _worth_waiting(self, refusal: Refusal) -> bool:
         waits = self._key_waits
@@ -131,11 +143,7 @@ class Service:
 
     def _park(self, wait: Wait, data: bytes, send: Callable[[bytes], object]) -> None:
         def again() -> None:
-            try:
-                answer = self._check(data, last=True)
-            except Exception as error:  # noqa: BLE001  as in check: the caller is answered whatever happens
-                self._metrics.internal_error(error)
-                answer = response.FAIL_CLOSED
+            answer = self._closed(lambda: self._check(data, last=True))
             if isinstance(answer, Wait):
                 self.commit(answer, send)
             else:
@@ -182,7 +190,8 @@ class Service:
 
     def _shed(self, reason: Reason, detail: str) -> bytes:
         decision_id = os.urandom(16).hex()
-        return self._denied(_failed(outcome_of(decision_id, self._clock_ns(), self.snapshot), reason, detail))
+        refused = _failed(outcome_of(decision_id, self._clock_ns(), self.snapshot), reason, detail)
+        return self._closed(lambda: self._denied(refused))
 
     def _denied(self, outcome: Outcome) -> bytes:
         started = time.perf_counter_ns()

@@ -98,6 +98,17 @@ def test_even_a_broken_reply_writer_leaves_a_denial(running, monkeypatch):
     assert not read_reply(running.service.check(infer())).allowed
 
 
+def test_shedding_and_undurable_answers_fail_closed_too(running, monkeypatch):
+    wait = running.service.check(load())
+
+    def broken(*_args, **_named):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(response, "write", broken)
+    for answer in (running.service.overloaded(), running.service.oversized(), running.service.undurable(wait)):
+        assert answer == response.FAIL_CLOSED
+
+
 def test_an_allow_that_cannot_be_recorded_is_not_given_and_a_denial_stays_what_it_was(running, monkeypatch):
     def full(_make):
         raise AuditUnavailable("no space left on device")

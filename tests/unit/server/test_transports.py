@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from running_service import DEPLOYER, SCORER, start
 from wire_requests import check_request, read_reply
 
+from ext_authz import response
 from ext_authz.server import service as frame
 from ext_authz.server.service import METHOD, SERVICE
 from ext_authz.server.transport import BindError, ListenOptions, open_transport
@@ -64,6 +65,20 @@ def test_a_check_is_answered(serving):
 def test_an_answer_that_waits_for_the_disk_arrives(serving):
     replies = [serving.call.future(load(), timeout=10) for _ in range(50)]
     assert all(read_reply(each.result()).allowed for each in replies)
+
+
+def test_a_failing_commit_or_reply_is_a_denial_and_the_next_call_is_served(serving, monkeypatch):
+    def broken(*_args, **_named):
+        raise ZeroDivisionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(serving.running.committer, "commit", broken)
+        assert serving.check(load()).reason == "audit_unavailable"
+    with monkeypatch.context() as patch:
+        patch.setattr(response, "write", broken)
+        assert not serving.check(infer()).allowed
+    assert serving.check(infer()).allowed
+    assert serving.check(load()).allowed
 
 
 def test_a_slow_disk_holds_up_only_those_who_asked_for_it(serving, monkeypatch):
