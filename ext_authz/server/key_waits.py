@@ -4,6 +4,7 @@ Law: every parked check is run again exactly once, by its deadline; only a look 
 for, so made-up key ids cost a few short waits and then nothing. Non-goal: fetching (keys.py, in the control process).
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
@@ -109,7 +110,8 @@ class KeyWaits:
             due = [each for each in self._parked if ready(each)]
             self._parked = [each for each in self._parked if each not in due]
         for each in due:
-            each.again()
+            with contextlib.suppress(Exception):  # one caller's broken connection is not the others' affair
+                each.again()
 
     def _expire(self) -> None:
         while True:

@@ -5,6 +5,7 @@ that is started again gets them whether the control process lives or not.
 Non-goal: reading requests, files (after the start) or the trail.
 """
 
+import contextlib
 import fcntl
 import os
 import signal
@@ -93,11 +94,12 @@ class Supervisor:
         return 0
 
     def _announce(self) -> None:
-        for child in self._children:
-            for line in child.lines:
-                sys.stdout.write(line + "\n")
-        sys.stdout.flush()
         self._announced = True
+        with contextlib.suppress(OSError):  # nobody reads it (any more); that is no reason not to serve
+            for child in self._children:
+                for line in child.lines:
+                    sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     def _turn(self) -> None:
         """Wait for something to happen, at most until the next restart is due, and deal with it."""

@@ -113,3 +113,18 @@ def test_known_keys_and_other_mistakes_never_wait(running, issuer):
     assert not isinstance(made.service.check(infer(issuer.token(iss="https://elsewhere.example"))), Wait)
     assert not isinstance(made.service.check(infer(issuer.token(("key-1", KeyServer.new_key())))), Wait)
     assert asked == []
+
+
+def test_a_caller_who_has_gone_holds_up_no_other():
+    waits = KeyWaits(lambda *_: None, seconds=5)
+    answered = []
+
+    def gone():
+        raise ConnectionError
+
+    waits.park("i", "k", gone)
+    waits.park("i", "k", lambda: answered.append(True))
+    assert waits.worth("i", "k")
+    waits.arrived({"i": ["k"]}, {}, ["i"])
+    assert answered == [True]
+    assert waits.waiting == 0
