@@ -91,14 +91,14 @@ class Keys:
     header: bytes
 
 
-def derive(data_key: bytes, salt: bytes) -> Keys:
-    """Return the keys of one envelope: HKDF-SHA-256 (RFC 5869), 96 bytes.
+def derive(data_key: bytes, salt: bytes, label: bytes = _LABEL) -> Keys:
+    """Return the keys of one envelope: HKDF-SHA-256 (RFC 5869), 96 bytes. `label` says what they are for.
 
     The commitment is part of the same output, so one header cannot be opened by two data keys.
     """
     if len(data_key) != DATA_KEY_BYTES:
         raise AlteredError("the key provider returned a data key of another size")
-    out = HKDF(algorithm=SHA256(), length=3 * _HASH, salt=salt, info=_LABEL).derive(data_key)
+    out = HKDF(algorithm=SHA256(), length=3 * _HASH, salt=salt, info=label).derive(data_key)
     return Keys(out[:_HASH], out[_HASH : 2 * _HASH], out[2 * _HASH :])
 
 
