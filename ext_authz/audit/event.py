@@ -16,6 +16,7 @@ from typing import Any, Final
 import orjson
 
 from ext_authz.audit.bounds import MAX_BYTES, bounded, plain
+from ext_authz.audit.checkpoint import Signed
 from ext_authz.model import Access, Approval, Auth, Context, Identity, Outcome, Pieces, Refusal, RequestFacts
 from ext_authz.state.changes import Change
 from ext_authz.template import claim_at
@@ -23,6 +24,7 @@ from ext_authz.template import claim_at
 DECISION: Final = "ext_authz.decision/1"
 LIFECYCLE: Final = "ext_authz.lifecycle/1"
 STATE: Final = "ext_authz.state/1"
+CHECKPOINT: Final = "ext_authz.checkpoint/1"
 
 MAX_QUERY_NAMES: Final = 32
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
@@ -195,6 +197,29 @@ def state_event(change: Change, *, store_id: str, log_id: str, seq: int, now_ns:
         "event": f"{change.kind}_{'withdrawn' if change.withdraw else 'recorded'}",
         "record": record,
     }
+    return _line(event)
+
+
+def checkpoint_event(signed: Signed, *, cause: str, seq: int, now_ns: int) -> bytes:
+    """Return the event of one checkpoint. It is no leaf of the tree: `seq` says how many events stand before it.
+
+    `cause` is `start`, `interval`, `rotation` or `seal`. `note` is absent where the signer failed.
+    """
+    head = signed.checkpoint
+    event: dict[str, Any] = {
+        "schema": CHECKPOINT,
+        "event_id": f"{head.log_id}:c{signed.number}",
+        "seq": seq,
+        "time": timestamp(now_ns),
+        "log_id": head.log_id,
+        "cause": cause,
+        "size": head.size,
+        "root": head.root.hex(),
+        "nodes": [each.hex() for each in signed.nodes],
+        "key": str(signed.key),
+    }
+    if signed.note:
+        event["note"] = signed.note
     return _line(event)
 
 

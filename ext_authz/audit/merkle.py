@@ -221,5 +221,5 @@ def extends(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequenc
 
 
 def _split(size: int) -> int:
-    """The largest power of two below `size` (over 1)."""
+    """Return the largest power of two below `size`, which is over 1."""
     return 1 << (size - 1).bit_length() - 1

@@ -6,7 +6,7 @@ the schema may allow what the loader then refuses. Non-goal: validation here.
 
 from typing import Any, Final
 
-from ext_authz.audit.event import DECISION, LIFECYCLE, STATE
+from ext_authz.audit.event import CHECKPOINT, DECISION, LIFECYCLE, STATE
 from ext_authz.config import Settings
 from ext_authz.model import ACTIONS, Auth, Reason, Risk
 from ext_authz.settings import NOT_AVAILABLE
@@ -276,6 +276,7 @@ def _record(properties: Schema, required: list[str]) -> Schema:
 def audit_schema() -> Schema:
     """Return the schema of the audit trail's events."""
     text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
+    digest: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     head: Schema = {"event_id": text, "seq": {"type": "integer", "minimum": 0}, "time": text}
     resource = _record(
         {"type": text, "id": text, "version": text, "attributes": {"type": "object"}}, ["type", "id", "version"]
@@ -322,6 +323,21 @@ def audit_schema() -> Schema:
                 "type": "object",
                 "required": [*head, "schema", "event", "record"],
                 "properties": {**head, "schema": {"const": STATE}, "event": text, "record": {"type": "object"}},
+            },
+            {
+                "type": "object",
+                "required": [*head, "schema", "log_id", "cause", "size", "root", "nodes", "key"],
+                "properties": {
+                    **head,
+                    "schema": {"const": CHECKPOINT},
+                    "log_id": text,
+                    "cause": {"enum": ["start", "interval", "rotation", "seal"]},
+                    "size": {"type": "integer", "minimum": 0},
+                    "root": digest,
+                    "nodes": {"type": "array", "items": digest},
+                    "key": text,
+                    "note": text,
+                },
             },
         ],
     }

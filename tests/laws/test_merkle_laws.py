@@ -12,8 +12,8 @@ from ext_authz.audit.merkle import (
     Range,
     consistency_parts,
     extends,
-    inclusion_parts,
     includes,
+    inclusion_parts,
     leaf_hash,
     subtrees,
 )
