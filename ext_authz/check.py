@@ -158,7 +158,13 @@ def _refused(  # noqa: PLR0917  what is known so far, in the order it was learne
 def _public(match: RouteMatch, facts: RequestFacts, snapshot: Snapshot, decision_id: str, now_ns: int) -> Outcome:
     headers, remove = snapshot.headers.public(facts, decision_id)
     return Outcome(
-        Decision(allowed=True, reason=Reason.PUBLIC_ROUTE, headers=headers, remove_headers=remove),
+        Decision(
+            allowed=True,
+            reason=Reason.PUBLIC_ROUTE,
+            headers=headers,
+            remove_headers=remove,
+            remove_parameters=snapshot.headers.parameter_removals(facts, None) if snapshot.headers.parameters else (),
+        ),
         decision_id,
         snapshot.revision,
         now_ns,
@@ -257,6 +263,7 @@ def _allow(  # noqa: PLR0917  what a decision is made of
         ttl,
         verdict.audit_logged,
         pieces,
+        plan.parameter_removals(facts, identity) if plan.parameters else (),
     )
 
 

@@ -13,6 +13,7 @@ from operator import attrgetter
 from typing import Final, NamedTuple
 
 from ext_authz.model import Access, Auth, Identity, RequestFacts
+from ext_authz.query_tokens import occurrences
 from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateError, Value, claim_at
 
 DECISION_ID: Final = "x-authz-decision-id"
@@ -140,7 +141,8 @@ class HeaderPlan:
     `templates` are the configured headers; `injectable` every name that the
     configuration or a loaded policy can set; `credentials` the headers that
     configured authenticators read; `bearers` those of them that may carry a
-    token on under `forward_credentials`; `cookies` are cookies that hold tokens.
+    token on under `forward_credentials`; `cookies` are cookies that hold tokens,
+    `parameters` such parameters of the query.
     """
 
     templates: tuple[tuple[str, Template], ...]
@@ -152,6 +154,7 @@ class HeaderPlan:
     revision: str = ""
     assertion: Assertion | None = None
     cookies: frozenset[str] = frozenset()
+    parameters: frozenset[str] = frozenset()
     _stripped: frozenset[str] = field(init=False, repr=False)
     _stripped_but_bearers: frozenset[str] = field(init=False, repr=False)
 
@@ -232,6 +235,13 @@ class HeaderPlan:
         """Return (headers, removals) for a public route: no identity, no credential."""
         headers = {DECISION_ID: decision_id, **(self._without_tokens(facts) if self.cookies else {})}
         return tuple(headers.items()), self._removals(facts, tuple(headers), forwards=False)
+
+    def parameter_removals(self, facts: RequestFacts, identity: Identity | None) -> tuple[str, ...]:
+        """Return the query parameters to remove, by the names that stand in the query; `identity` None: nobody's."""
+        if self.forward_credentials and identity is not None and identity.auth is Auth.JWT:
+            return ()
+        found = (each.raw for name in self.parameters for each in occurrences(facts.path, name))
+        return tuple(sorted(set(found)))
 
     def _without_tokens(self, facts: RequestFacts) -> dict[str, str]:
         """Return the `cookie` header less the cookies that hold tokens; nothing, so that it is removed, if none is.

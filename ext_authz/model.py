@@ -322,8 +322,8 @@ class Pieces:
 class Decision:
     """The answer. `headers` and `remove_headers` are final; `ttl` is seconds, None on a denial.
 
-    With `pieces`, all headers but the last two (id and ttl), removals and policies are the same in every decision
-    that has the same.
+    `remove_parameters` are query parameters by their undecoded names. With `pieces`, all headers but the last two (id
+    and ttl), removals of headers and policies are the same in every decision that has the same.
     """
 
     allowed: bool
@@ -336,6 +336,7 @@ class Decision:
     ttl: int | None = None
     audit_logged: bool = False
     pieces: Pieces | None = field(default=None, compare=False, repr=False)
+    remove_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

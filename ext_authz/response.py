@@ -52,6 +52,7 @@ MESSAGES: Final[dict[Reason, str]] = {
 
 _ALLOWS: Final = frozenset({Reason.ALLOWED, Reason.PUBLIC_ROUTE})
 _NAME: Final = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+\Z")
+_PARAMETER: Final = re.compile(r"[!-%'-<>-~]*\Z")
 _REMOVABLE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+\Z")
 # RFC 9110 5.5, without obs-text and tabs; Envoy lets both through.
 _VALUE: Final = re.compile(r"[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?\Z")
@@ -105,6 +106,7 @@ _OVERWRITE: Final = _tag(core.HeaderValueOption.APPEND_ACTION_FIELD_NUMBER, 0) +
 )
 _OK_HEADERS: Final = _tag(auth.OkHttpResponse.HEADERS_FIELD_NUMBER)
 _OK_REMOVE: Final = _tag(auth.OkHttpResponse.HEADERS_TO_REMOVE_FIELD_NUMBER)
+_OK_PARAMETER: Final = _tag(auth.OkHttpResponse.QUERY_PARAMETERS_TO_REMOVE_FIELD_NUMBER)
 _DENIED_STATUS: Final = _tag(auth.DeniedHttpResponse.STATUS_FIELD_NUMBER)
 _DENIED_HEADERS: Final = _tag(auth.DeniedHttpResponse.HEADERS_FIELD_NUMBER)
 _DENIED_BODY: Final = _tag(auth.DeniedHttpResponse.BODY_FIELD_NUMBER)
@@ -142,6 +144,8 @@ def write(outcome: Outcome, *, report_errors: bool = False) -> bytes:
         ok = start + _ok_header(*headers[-2]) + _known_ok_header(*headers[-1])
         if len(ok) > MAX_TOTAL:
             raise UnsendableError("the headers to set are too large")
+        if decision.remove_parameters:
+            removals += _parameter_removals(decision.remove_parameters)
         return _ALLOW + _field(_OK, ok + removals) + _metadata(outcome, "allow", decision.reason)
     ok = b"".join(
         [
@@ -157,6 +161,8 @@ def write(outcome: Outcome, *, report_errors: bool = False) -> bytes:
     if pieces is not None:
         pieces.headers = ok[: len(ok) - sum(len(_ok_header(*header)) for header in headers[-2:])], removals
     ok += removals
+    if decision.remove_parameters:
+        ok += _parameter_removals(decision.remove_parameters)
     return _ALLOW + _field(_OK, ok) + _metadata(outcome, "allow", decision.reason)
 
 
@@ -203,6 +209,13 @@ def _removals(names: tuple[str, ...], kept: tuple[str, ...]) -> bytes:
             raise UnsendableError("a header that cannot be removed")
     lowered = dict.fromkeys(name.lower() for name in names)
     return b"".join(_field(_OK_REMOVE, name.encode("ascii")) for name in lowered if name not in kept)
+
+
+def _parameter_removals(names: tuple[str, ...]) -> bytes:
+    """Return OkHttpResponse.query_parameters_to_remove. Raises UnsendableError."""
+    if len(names) > MAX_REMOVALS or not all(len(name) <= MAX_NAME and _PARAMETER.match(name) for name in names):
+        raise UnsendableError("query parameters that cannot be removed")
+    return b"".join(_field(_OK_PARAMETER, name.encode("ascii")) for name in names)
 
 
 def _denial(outcome: Outcome, reason: Reason, *, report_errors: bool) -> bytes:

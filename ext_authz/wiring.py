@@ -294,6 +294,7 @@ class _Builder:
             credentials=chain.credential_headers,
             bearers=chain.bearer_headers,
             cookies=chain.cookies,
+            parameters=chain.parameters,
             forward_credentials=response.forward_credentials,
             revision=self.inputs.revision,
             assertion=assertion,

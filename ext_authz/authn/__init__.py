@@ -36,7 +36,8 @@ class Chain:
 
     `header_names` are the request headers that are read, `credential_headers`
     those of them stripped before the upstream, `bearer_headers` those of them
-    that `forward_credentials` may pass on for a JWT principal.
+    that `forward_credentials` may pass on for a JWT principal; `cookies` and
+    `parameters` (of the query) hold tokens too.
     """
 
     def __init__(
@@ -62,7 +63,9 @@ class Chain:
         self._own_places = tuple({place: None for place in self._places.values() if place is not None})
         self._reads_bearer = None in self._places.values()
         self.cookies = frozenset(place.cookie for place in self._own_places if place.cookie is not None)
-        self.bearer_headers = frozenset(place.header_name for place in self._own_places)
+        self.parameters = frozenset(place.query for place in self._own_places if place.query is not None)
+        own_headers = (place.header_name for place in self._own_places)
+        self.bearer_headers = frozenset(name for name in own_headers if name is not None)
         if self._reads_bearer:
             self.bearer_headers |= {AUTHORIZATION}
         self.credential_headers = self.bearer_headers

@@ -15,31 +15,16 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509.oid import NameOID
 
 from ext_authz.authn import spiffe
 from ext_authz.authn.names import dns_name
+from ext_authz.distinguished import MAX_SUBJECT, MAX_WRITTEN, canonical, rendered
 
 MAX_PEM: Final = 64 * 1024
-MAX_SUBJECT: Final = 1024
-MAX_WRITTEN_DN: Final = 4 * MAX_SUBJECT
-"""What a distinguished name may be as text, escapes included; a megabyte of it takes two seconds to read."""
 NS: Final = 1_000_000_000
 FOREVER: Final = 2**62
 KINDS: Final = ("spiffe", "dns", "x509")
 
-# OpenSSL writes these short names where RFC 4514 has only the dotted number.
-_SHORT = {
-    NameOID.EMAIL_ADDRESS: "emailAddress",
-    NameOID.SERIAL_NUMBER: "serialNumber",
-    NameOID.SURNAME: "SN",
-    NameOID.GIVEN_NAME: "GN",
-    NameOID.TITLE: "title",
-    NameOID.INITIALS: "initials",
-    NameOID.PSEUDONYM: "pseudonym",
-    NameOID.ORGANIZATION_IDENTIFIER: "organizationIdentifier",
-}
-_LONG = {short: oid for oid, short in _SHORT.items()} | {"street": NameOID.STREET_ADDRESS}
 _PERCENT = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _SERIAL = re.compile(r"(?:0[xX])?((?:[0-9A-Fa-f]{1,2}(?::[0-9A-Fa-f]{2})*)|[0-9A-Fa-f]{1,40})\Z")
 
@@ -111,7 +96,7 @@ def parse_pem(encoded: str) -> x509.Certificate:
 def names_of(certificate: x509.Certificate) -> Names:
     """Return the names in a certificate; raises CertificateError when its extensions cannot be read."""
     try:
-        subject = _render(certificate.subject)
+        subject = rendered(certificate.subject)
         extensions = certificate.extensions
     except UNREADABLE:
         raise CertificateError("the certificate's extensions cannot be read") from None
@@ -185,16 +170,12 @@ def _permit(kind: str, kinds: Container[str]) -> None:
 
 def canonical_dn(text: str) -> str:
     """Return a distinguished name in the one spelling used here (RFC 4514); raises CertificateError."""
-    if len(text) > MAX_WRITTEN_DN:
+    if len(text) > MAX_WRITTEN:
         raise CertificateError("the subject is too long")
     try:
-        return _render(x509.Name.from_rfc4514_string(text, _LONG))
-    except (ValueError, TypeError):
+        return canonical(text)
+    except ValueError:
         raise CertificateError("the subject is not a distinguished name") from None
-
-
-def _render(name: x509.Name) -> str:
-    return name.rfc4514_string(_SHORT)
 
 
 def canonical_serial(text: str) -> str:
@@ -217,7 +198,7 @@ def describe(certificate: x509.Certificate, name: str, bare: str) -> Certificate
             bare=bare,
             fingerprint=certificate.fingerprint(hashes.SHA256()).hex(),
             serial=f"{certificate.serial_number:x}",
-            issuer=_render(certificate.issuer),
+            issuer=rendered(certificate.issuer),
             expires_at=ends,
             from_ns=int(certificate.not_valid_before_utc.timestamp()) * NS,
             until_ns=(ends + 1) * NS,

@@ -8,7 +8,7 @@ import re
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from ext_authz.authn.jws import ALGORITHMS, HMAC_BYTES
 from ext_authz.authn.names import bare_problem
@@ -63,7 +63,27 @@ def _prefix(value: object) -> str:
     return str(value)
 
 
+def _leeway(seconds: int) -> int:
+    if seconds > MAX_LEEWAY:
+        raise mistake(f"is at most {MAX_LEEWAY}s")
+    return seconds
+
+
+def _stale(seconds: int) -> int:
+    if seconds < MIN_STALE:
+        raise mistake(f"is at least {MIN_STALE}s")
+    return seconds
+
+
+def _lifetime(seconds: int) -> int:
+    if seconds == 0:
+        raise mistake("is 0: every token would be refused")
+    return seconds
+
+
 Algorithm = Annotated[str, BeforeValidator(_algorithm)]
+Leeway = Annotated[Seconds, AfterValidator(_leeway)]
+"""How far clocks may differ, in seconds."""
 
 
 Url = Annotated[str, BeforeValidator(_url), WithJsonSchema({"type": "string", "format": "uri"})]
@@ -106,13 +126,13 @@ class JwtSettings(Settings):
     """Where the JWK set is fetched: `https`, or `http` on loopback."""
     discovery: Flag = False
     """Find the JWK set by OpenID Connect discovery at the issuer's own URL."""
-    max_stale: Seconds = 86400
+    max_stale: Annotated[Seconds, AfterValidator(_stale)] = 86400
     """Fetched keys older than this (the issuer could not be reached) verify nothing any more; at least 1m."""
     algorithms: tuple[Algorithm, ...] = ()
     """Only these; without it RS256 for public keys, HS256 for a secret."""
-    leeway: Seconds = 30
+    leeway: Leeway = 30
     """How far clocks may differ; at most 5m."""
-    max_lifetime: Seconds = 3600
+    max_lifetime: Annotated[Seconds, AfterValidator(_lifetime)] = 3600
     """A token that lives longer, or will expire later than this from now, is refused."""
     claims: ClaimPaths = ClaimPaths()
     """Where a token says what."""
@@ -136,16 +156,10 @@ class JwtSettings(Settings):
             raise mistake(f"`discovery` asks the issuer, and {shown(self.issuer)} is no `https` URL to ask")
         if "max_stale" in self.model_fields_set and not self.source:
             raise mistake("`max_stale` is for keys that are fetched (`jwks_uri`, `discovery`)")
-        if self.max_stale < MIN_STALE:
-            raise mistake(f"`max_stale` is at least {MIN_STALE}s")
         for algorithm in self.algorithms:
             if (algorithm in HMAC_BYTES) != (self.hmac_secret_file is not None):
                 kind = "a public key" if algorithm in HMAC_BYTES else "a shared secret"
                 raise mistake(f"`{algorithm}` cannot verify with {kind}")
-        if self.leeway > MAX_LEEWAY:
-            raise mistake(f"`leeway` is at most {MAX_LEEWAY}s")
-        if self.max_lifetime == 0:
-            raise mistake("`max_lifetime` is 0: every token would be refused")
         return self
 
     @property

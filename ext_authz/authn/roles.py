@@ -11,11 +11,13 @@ from pydantic import BeforeValidator
 
 from ext_authz.authn.names import ANONYMOUS, PREFIXES, dns_name, typed
 from ext_authz.authn.spiffe import SCHEME, trust_domain
+from ext_authz.distinguished import canonical
 from ext_authz.model import Auth, Identity
 from ext_authz.settings import NonEmptyText, Settings, Some, mistake, shown
 
 _GROUP: Final = "group:"
 _DNS: Final = "dns:"
+_X509: Final = "x509:"
 
 
 def parse_member(value: object) -> str:
@@ -39,6 +41,11 @@ def parse_member(value: object) -> str:
         if host is None:
             raise mistake(f"{shown(value)} is not a DNS name")
         return _DNS + host
+    if member.startswith(_X509) and not member.endswith("*"):
+        try:
+            return _X509 + canonical(member.removeprefix(_X509))
+        except ValueError:
+            raise mistake(f"{shown(value)} is not a distinguished name such as `x509:CN=trainer,O=ML`") from None
     return member
 
 

@@ -55,11 +55,12 @@ class Issuer:
         org: str = "ml-example",
         issued: dt.datetime | None = None,
         lifetime: dt.timedelta = dt.timedelta(minutes=30),
+        name: str = ISSUER,
     ) -> str:
-        """Sign a token for `subject`; `issued` defaults to now."""
+        """Sign a token of the issuer `name` for `subject`; `issued` defaults to now."""
         at = issued or dt.datetime.now(dt.UTC)
         claims = {
-            "iss": ISSUER,
+            "iss": name,
             "aud": AUDIENCE,
             "sub": subject,
             "org": org,

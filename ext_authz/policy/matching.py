@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
 
+from ext_authz.distinguished import canonical
 from ext_authz.model import AttributeValue, Identity, Resource
 from ext_authz.template import claim_at
 
@@ -15,7 +16,8 @@ SUBJECT_KEYS: Final = ("role", "id", "group", "org", "auth", "scope", "issuer", 
 CLAIM: Final = "claim:"
 ANYTHING: Final = "*"
 BELOW: Final = "/*"
-CERTIFICATE_NAMES: Final = ("spiffe://", "dns:", "x509:")
+X509: Final = "x509:"
+CERTIFICATE_NAMES: Final = ("spiffe://", "dns:", X509)
 TYPED_NAMES: Final = ("sub:", "key:", *CERTIFICATE_NAMES)
 
 
@@ -67,10 +69,13 @@ class Values:
 def typed_name(pattern: str) -> str:
     """Return a subject name with its type; without one it means `sub:` (CONTRACT section 2).
 
-    DNS names are told apart by letters, not by case (RFC 4343).
+    DNS names are told apart by letters, not by case (RFC 4343); the spellings of a distinguished name (RFC 4514) are
+    one, unless a `*` ends it. Raises ValueError where `x509:` stands before something else.
     """
     if pattern.startswith("dns:"):
         return pattern.lower()
+    if pattern.startswith(X509) and not pattern.endswith(ANYTHING):
+        return X509 + canonical(pattern.removeprefix(X509))
     return pattern if pattern == ANYTHING or pattern.startswith(TYPED_NAMES) else f"sub:{pattern}"
 
 

@@ -260,14 +260,20 @@ class _Policies:
                     self.reader.mistake(
                         node, f"`{value}` is not a certificate's name: `spiffe://…`, `dns:NAME` or `x509:SUBJECT`"
                     )
-        if key != "id":
-            return values if key != "workload" else tuple(typed_name(value) for value in values)
+        if key not in ("id", "workload"):
+            return values
+        names = []
         for value in values:
-            typed = typed_name(value)
+            try:
+                typed = typed_name(value)
+            except ValueError:
+                self.reader.mistake(node, f"`{value}` is not a distinguished name such as `x509:CN=trainer,O=ML`")
+                continue
+            names.append(typed)
             for prefix, hint in _NOT_SUBJECTS.items():
-                if typed.startswith(f"sub:{prefix}"):
+                if key == "id" and typed.startswith(f"sub:{prefix}"):
                     self.reader.mistake(node, f"`{value}` is nobody's id: {hint}")
-        return tuple(typed_name(value) for value in values)
+        return tuple(names)
 
     def _claims(self, node: Node) -> list[Trait]:
         tests: list[Trait] = []

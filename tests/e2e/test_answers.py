@@ -8,6 +8,7 @@ import pytest
 from envoy_process import CALLER, LAKE, MAX_BYTES, MODEL_INFER, MODEL_STREAM, MODELS, infer, raw_input
 
 from ext_authz.demo.calls import cli
+from ext_authz.demo.files import ISSUER
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(60)]
 HTTP = pytest.mark.parametrize("http2", [False, True], ids=["HTTP/1.1", "HTTP/2"])
@@ -51,6 +52,22 @@ def test_without_a_credential_the_answer_is_401_and_how_to_prove_oneself(edge, h
     assert answer.headers["www-authenticate"]
     assert answer.json()["error"]["reason"] == "no_credentials"
     assert edge.http.seen == []
+
+
+@HTTP
+def test_a_token_in_the_query_is_believed_and_then_taken_off(edge, http2):
+    token = edge.files.issuer.token("alice", ["data_scientist"], name=f"{ISSUER}/query")
+    query = f"b=%2f&access_token={token}&a=2&c&b=1"
+    answer = edge.request("GET", LAKE, f"/datasets/clicks/rows?{query}", http2=http2)
+    assert answer.status_code == 200
+    seen = edge.http.only()
+    assert seen.all("x-authz-subject") == ["q-alice"]
+    assert sorted(seen.path.partition("?")[2].split("&")) == ["a=2", "b=%2f", "b=1", "c="]
+    edge.http.seen.clear()
+    other = query.replace("access_token", "access%5Ftoken")
+    assert edge.request("GET", LAKE, f"/datasets/clicks/rows?{other}", http2=http2).status_code == 401
+    assert edge.request("GET", LAKE, f"/healthz?{other}", http2=http2).status_code == 200
+    assert token not in edge.http.only().path
 
 
 @HTTP

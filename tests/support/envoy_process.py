@@ -73,6 +73,7 @@ identity:
   mtls: {{trust_domains: [ml.example], ca_bundle: pki/ca.pem}}
   jwt:
     - {{issuer: "{issuer}", audiences: [{audience}], jwks_file: jwks.json, algorithms: [ES256], claims: {{roles: roles, org: org}}}}
+    - {{issuer: "{issuer}/query", audiences: [{audience}], jwks_file: jwks.json, algorithms: [ES256], subject_prefix: q-, token_from: {{query: access_token}}, claims: {{roles: roles}}}}
   api_keys: {{header: x-api-key, file: api-keys.yaml}}
 resources: {{files: [resources.yaml]}}
 policies: {{files: [policies.yaml]}}

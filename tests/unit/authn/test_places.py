@@ -1,4 +1,4 @@
-"""Tokens in a header or a cookie of their own: what is read, what is ambiguous, what the upstream sees."""
+"""Tokens in a header, a cookie or a query parameter of their own: what is read, what is ambiguous, what the upstream sees."""
 
 import credentials as made
 import pytest

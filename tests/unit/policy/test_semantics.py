@@ -3,6 +3,7 @@
 import pytest
 from policy_support import MONDAY_NOON, ask, compiled, ns, subject
 
+from ext_authz.documents import DocumentError
 from ext_authz.model import Auth, Context, Identity, Query, Reason, Resource, ShadowMatch
 from ext_authz.policy.compiler import compile_policies
 from ext_authz.policy.schema import load_policies
@@ -226,3 +227,28 @@ def test_a_dns_name_is_the_same_name_in_any_case(key):
     context = Context(ip=None, time_ns=0, now_ns=0, risk=None, approvals=())
     verdict = policies.decide(Query(caller, Resource("model", "m"), "infer", context))
     assert verdict.reason is Reason.DENIED_BY_POLICY
+
+
+@pytest.mark.parametrize("key", ["id", "workload"])
+@pytest.mark.parametrize("written", ["cn=trainer,o=ML", "2.5.4.3=trainer,O=ML", "CN=\\74rainer,O=ML"])
+def test_a_distinguished_name_is_the_same_name_in_any_spelling(key, written):
+    text = (
+        "policies:\n"
+        "- {id: a, subjects: [{any: true}], resources: [{type: model}], actions: [infer]}\n"
+        f"- {{id: d, effect: deny, subjects: [{{{key}: 'x509:{written}'}}]}}\n"
+    )
+    policies = compile_policies(load_policies({"p.yaml": text}))
+    name = "x509:CN=trainer,O=ML"
+    caller = Identity(id=name, name=name, auth=Auth.MTLS, workload=name)
+    context = Context(ip=None, time_ns=0, now_ns=0, risk=None, approvals=())
+    verdict = policies.decide(Query(caller, Resource("model", "m"), "infer", context))
+    assert verdict.reason is Reason.DENIED_BY_POLICY
+
+
+def test_what_is_no_distinguished_name_is_a_mistake_at_its_place():
+    text = "policies:\n- id: d\n  effect: deny\n  subjects:\n  - id: [alice, 'x509:trainer']\n"
+    with pytest.raises(DocumentError) as caught:
+        load_policies({"p.yaml": text})
+    (mistake,) = caught.value.diagnostics
+    assert mistake.message == "`x509:trainer` is not a distinguished name such as `x509:CN=trainer,O=ML`"
+    assert mistake.mark.line == 5
