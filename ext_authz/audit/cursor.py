@@ -33,8 +33,7 @@ class Cursor:
         self._sink = name
         folder = directory / FOLDER
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        slug = re.sub(r"[^a-z0-9]+", "-", name.lower())[:32].strip("-")
-        self._path = folder / f"{slug}-{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+        self._path = folder / f"{file_name(name)}.json"
         self.positions: dict[str, Position] = {}
         self.damaged = False
         self._load()
@@ -66,6 +65,12 @@ class Cursor:
         except (ValueError, TypeError, KeyError, AttributeError):
             self.damaged = True
             self.positions = {}
+
+
+def file_name(sink: str) -> str:
+    """Return what a sink's own files are called: readable, and different for different sinks."""
+    slug = re.sub(r"[^a-z0-9]+", "-", sink.lower())[:32].strip("-")
+    return f"{slug}-{hashlib.sha256(sink.encode()).hexdigest()[:16]}"
 
 
 def replace_file(path: Path, content: bytes) -> None:

@@ -8,8 +8,7 @@ from collections.abc import Collection, Iterator
 from itertools import combinations
 from typing import Final
 
-from ext_authz.audit.settings import FileSinkSettings
-from ext_authz.audit.sinks import path_problem
+from ext_authz.audit.sinks.opening import sink_problem
 from ext_authz.authn import together
 from ext_authz.config.schema import UNIX, WORKER, Settings, is_local
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, mark_at
@@ -132,12 +131,12 @@ def _identity_holds_together(settings: Settings, node: Node) -> Broken:
         yield mark_at(node, place), message
 
 
-def _sinks_stand_outside_the_trail(settings: Settings, node: Node) -> Broken:
+def _sinks_can_be_opened(settings: Settings, node: Node) -> Broken:
     for index, sink in enumerate(settings.audit.sinks):
-        if isinstance(sink, FileSinkSettings):
-            problem = path_problem(sink.path, settings.run_dir / "audit")
-            if problem:
-                yield mark_at(node, ("audit", "sinks", index, "path")), problem
+        problem = sink_problem(sink, settings.run_dir / "audit")
+        if problem:
+            key = "path" if sink.type == "file" else "type"
+            yield mark_at(node, ("audit", "sinks", index, key)), problem
 
 
 _RULES = (
@@ -148,7 +147,7 @@ _RULES = (
     _headers_can_be_set,
     _issuers_are_told_apart,
     _identity_holds_together,
-    _sinks_stand_outside_the_trail,
+    _sinks_can_be_opened,
 )
 # Rules that say nothing of a section whose own mistakes were cut out.
 _NEEDS: Final = {_reachable_needs_tls: _TLS, _identity_holds_together: ("identity", "mtls")}

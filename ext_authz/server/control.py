@@ -4,10 +4,12 @@ Law: no check waits for anything in here; it may stall, die and start again.
 """
 
 import os
+import queue
 import signal
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +17,7 @@ import orjson
 
 from ext_authz import wiring
 from ext_authz.audit.exporter import Exporter
-from ext_authz.audit.sinks import open_sinks
+from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.spool import AuditUnavailable, Spool
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs
@@ -30,6 +32,9 @@ from ext_authz.server.metrics import (
     KEYS_AGE,
     KEYS_USABLE,
     RELOADS,
+    SINK_HELD,
+    SINK_LAG,
+    SINK_UP,
     SPOOL_BYTES,
     MetricsWriter,
     Registry,
@@ -57,7 +62,10 @@ class Control:
         audit = settings.run_dir / "audit"
         self._spool = Spool.create(audit, CONTROL)
         self._recorder = Recorder(self._spool)
-        self._exporter = Exporter(audit, open_sinks(settings.audit.sinks, audit))
+        self._sink_news: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
+        self._exporter = Exporter(
+            audit, open_sinks(settings.audit.sinks, audit), report=lambda *news: self._sink_news.put(news)
+        )
         self._reloader = Reloader(config_file, inputs, os.environ, self._publish)
         self._workers = settings.server.worker_count()
         self._adopted: dict[str, str] = {}
@@ -96,6 +104,7 @@ class Control:
         while not self._done.is_set():
             looks += 1
             self._record_changes()
+            self._record_sinks()
             asked = self._reload.is_set()
             self._reload.clear()
             if asked or (looks % RELOAD_LOOKS == 0 and self._reloader.changed()):
@@ -149,12 +158,28 @@ class Control:
             diagnostics=result.problems,
         )
 
-    def _record(self, what: str, *, result: str = "ok", revision: str = "", diagnostics: tuple[str, ...] = ()) -> None:
-        details = {"revision": revision or self._reloader.inputs.revision}
+    def _record(
+        self,
+        what: str,
+        *,
+        result: str = "ok",
+        revision: str = "",
+        diagnostics: tuple[str, ...] = (),
+        sink: Mapping[str, str] | None = None,
+    ) -> None:
+        details = {"revision": revision or self._reloader.inputs.revision} if sink is None else {"sink": sink}
         try:
             self._recorder.lifecycle(what, result=result, details=details, diagnostics=diagnostics)
         except AuditUnavailable as error:
             log.line(CONTROL, f"the event `{what}` could not be recorded: {error}")
+
+    def _record_sinks(self) -> None:
+        while not self._sink_news.empty():
+            sink, state, reason = self._sink_news.get()
+            log.line(CONTROL, f"the sink `{sink}` is {state}" + (f": {reason}" if reason else ""))
+            self._record(
+                "sink", result="ok" if state == "up" else "failed", sink={"name": sink, "state": state, "error": reason}
+            )
 
     def _record_changes(self) -> None:
         try:
@@ -193,12 +218,17 @@ class Control:
         return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now), self._ages(now)], now)
 
     def _ledger(self, now: float) -> Snapshot:
-        counters = [
-            [AUDIT_EVENTS, outcome, sink, counts[outcome]]
-            for sink, counts in self._exporter.ledger().items()
-            for outcome in ("emitted", "delivered", "pending", "dropped", "retries")
-        ]
-        return {"time": now, "counters": counters, "gauges": []}
+        counters: list[list[object]] = []
+        gauges: list[list[object]] = []
+        for sink, counts in self._exporter.ledger().items():
+            outcomes = ("emitted", "delivered", "pending", "dropped", "retries", "refused")
+            counters += [[AUDIT_EVENTS, outcome, sink, counts[outcome]] for outcome in outcomes]
+            gauges += [
+                [SINK_UP, sink, int(counts["state"] == "up")],
+                [SINK_HELD, sink, int(counts["state"] == "held")],
+                [SINK_LAG, sink, counts["lag"]],
+            ]
+        return {"time": now, "counters": counters, "gauges": gauges}
 
     def _ages(self, now: float) -> Snapshot:
         gauges: list[list[object]] = []

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
@@ -15,9 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ext_authz.audit.bounds import MAX_BYTES
+from ext_authz.audit.delivery import Delivery, Outlet
 from ext_authz.audit.event import decision_event, lifecycle_event
-from ext_authz.audit.exporter import Delivery
 from ext_authz.audit.reader import Trail
+from ext_authz.audit.sinks import Item, Refused
+from ext_authz.audit.source import LineSource
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail import segments
 from ext_authz.model import (
@@ -243,19 +246,21 @@ def test_of_any_prefix_of_a_log_reader_and_exporter_give_exactly_the_whole_event
         assert trail.damaged == 0
         assert trail.gaps() == []
         sink = _Collector()
-        while Delivery(directory, sink).step():
+        while Delivery(directory, LineSource(directory), Outlet(sink)).step():
             pass
         assert sink.lines == whole
 
 
 class _Collector:
     name = "collector"
+    best_effort = False
 
     def __init__(self) -> None:
         self.lines: list[bytes] = []
 
-    def write(self, lines: bytes) -> None:
-        self.lines += lines[:-1].split(b"\n")
+    def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
+        self.lines += [item.line for item in items]
+        return ()
 
     def close(self) -> None:
         pass

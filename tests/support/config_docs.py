@@ -77,7 +77,7 @@ def _sentence(description: str) -> str:
     )
 
 
-SECONDS = ("drain", "leeway", "max_lifetime", "lifetime", "max_age")
+SECONDS = ("drain", "leeway", "max_lifetime", "lifetime", "max_age", "timeout", "linger")
 
 
 def _human(key: str, default: str) -> str:
@@ -85,6 +85,8 @@ def _human(key: str, default: str) -> str:
         return f"`{default.strip('`')}s`"
     if key == "server.max_request_bytes":
         return "`1MiB`"
+    if key == "audit.sinks[].batch.bytes":
+        return "`256KiB`"
     return default
 
 

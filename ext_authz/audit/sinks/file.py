@@ -8,10 +8,12 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
 from ext_authz.audit.bounds import MAX_BYTES
+from ext_authz.audit.sinks import Encode, Item, Refused
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -19,10 +21,18 @@ _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTT
 class FileSink:
     """Appends to `path` (made 0600 where missing; a symbolic link or anything but a regular file is refused)."""
 
-    def __init__(self, path: Path) -> None:
-        self.name = f"file:{path}"
+    best_effort = False
+
+    def __init__(self, name: str, path: Path, encode: Encode) -> None:
+        self.name = name
         self.path = path
+        self._encode = encode
         self._fd = -1
+
+    def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
+        """Append a line for each item and bring them to the disk. Raises OSError, then nothing of them is left."""
+        self.write(b"\n".join([self._encode(item) for item in items]) + b"\n")
+        return ()
 
     def write(self, lines: bytes) -> None:
         """Append `lines` and bring them to the disk. Raises OSError, then nothing of them is left."""

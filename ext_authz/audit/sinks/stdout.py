@@ -6,15 +6,26 @@ Non-goal: acknowledgement; a pipe has none.
 
 import os
 import select
+from collections.abc import Sequence
+
+from ext_authz.audit.sinks import Encode, Item, Refused
 
 
 class StdoutSink:
     """Writes to descriptor 1 (or the one given)."""
 
-    def __init__(self, fd: int = 1) -> None:
-        self.name = "stdout"
+    best_effort = True
+
+    def __init__(self, name: str, encode: Encode, fd: int = 1) -> None:
+        self.name = name
+        self._encode = encode
         self._fd = fd
         self._torn = False
+
+    def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
+        """Write a line for each item. Raises OSError."""
+        self.write(b"\n".join([self._encode(item) for item in items]) + b"\n")
+        return ()
 
     def write(self, lines: bytes) -> None:
         """Write all of `lines`; a line torn by an earlier failure is ended first. Raises OSError."""

@@ -3,34 +3,42 @@
 import errno
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import orjson
 import pytest
 
 from ext_authz.audit.cursor import Cursor
-from ext_authz.audit.exporter import Delivery, Exporter
+from ext_authz.audit.delivery import Batch, Delivery, Outlet
+from ext_authz.audit.exporter import Exporter
+from ext_authz.audit.formats import native
 from ext_authz.audit.settings import AuditSettings
-from ext_authz.audit.sinks import open_sinks
+from ext_authz.audit.sinks import Hold, Item, Refused, Retry, Split
 from ext_authz.audit.sinks.file import FileSink
+from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.sinks.stdout import StdoutSink
+from ext_authz.audit.source import LineSource
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail import segment_path, segments
 
 
 class ListSink:
+    best_effort = False
+
     def __init__(self, name: str = "list") -> None:
         self.name = name
         self.got: list[bytes] = []
         self.down = False
         self.arrived = threading.Event()
 
-    def write(self, lines: bytes) -> None:
+    def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
         if self.down:
             raise ConnectionRefusedError(errno.ECONNREFUSED, "down")
-        assert lines.endswith(b"\n")
-        self.got += lines[:-1].split(b"\n")
+        self.got += [item.line for item in items]
         self.arrived.set()
+        return ()
 
     def close(self) -> None:
         pass
@@ -55,6 +63,10 @@ def fill(spool: Spool, count: int) -> list[bytes]:
     return lines
 
 
+def deliverer(trail: Path, sink: Any, *, chunk_bytes: int = 256 * 1024, events: int = 1000, **more: Any) -> Delivery:
+    return Delivery(trail, LineSource(trail), Outlet(sink, Batch(events, chunk_bytes)), **more)
+
+
 def drain(delivery: Delivery) -> None:
     while delivery.step():
         pass
@@ -63,7 +75,7 @@ def drain(delivery: Delivery) -> None:
 def test_everything_is_delivered_once_in_order(trail: Path, spool: Spool) -> None:
     lines = fill(spool, 500)
     sink = ListSink()
-    delivery = Delivery(trail, sink, chunk_bytes=1000)
+    delivery = deliverer(trail, sink, chunk_bytes=1000)
     drain(delivery)
     assert sink.got == lines
     lines += fill(spool, 3)
@@ -73,13 +85,13 @@ def test_everything_is_delivered_once_in_order(trail: Path, spool: Spool) -> Non
 
 def test_a_restart_goes_on_where_the_cursor_stands(trail: Path, spool: Spool) -> None:
     lines = fill(spool, 5)
-    drain(Delivery(trail, ListSink()))
+    drain(deliverer(trail, ListSink()))
     more = fill(spool, 2)
     again = ListSink()
-    drain(Delivery(trail, again))
+    drain(deliverer(trail, again))
     assert again.got == more
     other = ListSink("other")
-    drain(Delivery(trail, other))
+    drain(deliverer(trail, other))
     assert other.got == lines + more
 
 
@@ -87,15 +99,14 @@ def test_a_sink_that_is_down_loses_nothing_and_is_tried_again_with_growing_pause
     lines = fill(spool, 5)
     sink = ListSink()
     sink.down = True
-    delivery = Delivery(trail, sink, jitter=lambda: 1.0)
+    delivery = deliverer(trail, sink, jitter=lambda: 1.0)
     pauses = []
-    for failures in range(1, 12):
+    for _ in range(11):
         with pytest.raises(ConnectionRefusedError):
             delivery.step()
-        delivery.failures_in_a_row = failures
-        pauses.append(delivery.backoff())
+        pauses.append(delivery.failed(OSError()))
     assert pauses == sorted(pauses)
-    assert (pauses[0], pauses[-1]) == (0.2, 60.0)
+    assert (pauses[0], pauses[-1]) == (0.5, 60.0)
     sink.down = False
     drain(delivery)
     assert sink.got == lines
@@ -107,7 +118,7 @@ def test_a_torn_last_line_waits_for_its_end(trail: Path, spool: Spool) -> None:
     with path.open("ab") as file:
         file.write(b'{"half":')
     sink = ListSink()
-    delivery = Delivery(trail, sink)
+    delivery = deliverer(trail, sink)
     drain(delivery)
     assert len(sink.got) == 1
     with path.open("ab") as file:
@@ -122,18 +133,21 @@ def test_damage_in_the_middle_is_dropped_and_counted_and_what_follows_is_deliver
     with path.open("ab") as file:
         file.write(b"\0" * 5000 + b'\n{"after":1}\nnot json\n{"torn\n{"last":1}\n')
     sink = ListSink()
-    delivery = Delivery(trail, sink, chunk_bytes=1000)
+    delivery = deliverer(trail, sink, chunk_bytes=1000)
     drain(delivery)
     assert sink.got[1:] == [b'{"after":1}', b'{"last":1}']
-    exporter = Exporter(trail, [sink])
+    exporter = Exporter(trail, [Outlet(sink)])
     assert exporter.ledger()["list"] == {
         "emitted": 6,
         "delivered": 3,
         "pending": 0,
         "dropped": 3,
         "retries": 0,
+        "refused": 0,
         "failing": 0,
+        "state": "up",
         "last_error": "",
+        "lag": 0.0,
     }
 
 
@@ -142,7 +156,7 @@ def test_a_later_segment_waits_for_the_end_of_the_one_before(trail: Path, spool:
     second = segment_path(trail, spool.log_id, 1)
     second.write_bytes(b'{"seq":50}\n')
     sink = ListSink()
-    drain(Delivery(trail, sink, chunk_bytes=300))
+    drain(deliverer(trail, sink, chunk_bytes=300))
     assert sink.got == [*lines, b'{"seq":50}']
 
 
@@ -153,7 +167,7 @@ def test_logs_of_dead_writers_and_of_several_workers_are_all_delivered(trail: Pa
         spool.close()
     (trail / "notes.jsonl").write_bytes(b'{"not":"ours"}\n')
     sink = ListSink()
-    drain(Delivery(trail, sink, chunk_bytes=300))
+    drain(deliverer(trail, sink, chunk_bytes=300))
     assert len(sink.got) == 80
     for each in lines:
         assert [line for line in sink.got if line in each] == each
@@ -164,10 +178,10 @@ def test_logs_of_dead_writers_and_of_several_workers_are_all_delivered(trail: Pa
 )
 def test_a_damaged_cursor_means_twice_and_never_not_at_all(trail: Path, spool: Spool, content: bytes) -> None:
     lines = fill(spool, 3)
-    drain(Delivery(trail, ListSink()))
+    drain(deliverer(trail, ListSink()))
     next((trail / "cursors").iterdir()).write_bytes(content)
     again = ListSink()
-    drain(Delivery(trail, again))
+    drain(deliverer(trail, again))
     assert again.got == lines
 
 
@@ -176,14 +190,14 @@ def test_a_cursor_that_cannot_be_saved_is_saved_later(
 ) -> None:
     fill(spool, 3)
     sink = ListSink()
-    delivery = Delivery(trail, sink)
+    delivery = deliverer(trail, sink)
     with monkeypatch.context() as patched:
         patched.setattr(Cursor, "save", lambda _: (_ for _ in ()).throw(OSError(errno.ENOSPC, "full")))
         with pytest.raises(OSError, match="full"):
             delivery.step()
     delivery.step()
     again = ListSink()
-    drain(Delivery(trail, again))
+    drain(deliverer(trail, again))
     assert again.got == []
     assert len(sink.got) == 3
 
@@ -192,12 +206,12 @@ def test_the_ledger_balances_while_one_sink_is_down_and_after_a_segment_was_remo
     fill(spool, 10)
     up, down = ListSink("up"), ListSink("down")
     down.down = True
-    exporter = Exporter(trail, [up, down])
+    exporter = Exporter(trail, [Outlet(up), Outlet(down)])
     for delivery in exporter._deliveries:
         try:
             drain(delivery)
-        except OSError:
-            delivery.retries += 1
+        except OSError as error:
+            delivery.failed(error)
     ledger = exporter.ledger()
     assert (ledger["up"]["delivered"], ledger["up"]["pending"]) == (10, 0)
     assert (ledger["down"]["delivered"], ledger["down"]["pending"], ledger["down"]["retries"]) == (0, 10, 1)
@@ -214,11 +228,12 @@ def test_a_sink_that_hangs_holds_up_neither_the_others_nor_the_stop(trail: Path,
     release = threading.Event()
 
     class Hanging(ListSink):
-        def write(self, lines: bytes) -> None:
+        def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
             release.wait(30)
+            return ()
 
     well = ListSink("well")
-    exporter = Exporter(trail, [Hanging("hanging"), well])
+    exporter = Exporter(trail, [Outlet(Hanging("hanging")), Outlet(well)])
     exporter.start()
     with pytest.raises(RuntimeError):
         exporter.start()
@@ -230,7 +245,7 @@ def test_a_sink_that_hangs_holds_up_neither_the_others_nor_the_stop(trail: Path,
 
 def test_stopping_delivers_what_is_there(trail: Path, spool: Spool) -> None:
     sink = ListSink()
-    exporter = Exporter(trail, [sink])
+    exporter = Exporter(trail, [Outlet(sink)])
     lines = fill(spool, 100)
     exporter.start()
     exporter.stop(seconds=10)
@@ -239,7 +254,7 @@ def test_stopping_delivers_what_is_there(trail: Path, spool: Spool) -> None:
 
 def test_a_file_sink_appends_whole_lines_for_its_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    sink = FileSink(path)
+    sink = FileSink("file", path, native)
     sink.write(b"{1}\n{2}\n")
     sink.write(b"{3}\n")
     sink.close()
@@ -249,7 +264,7 @@ def test_a_file_sink_appends_whole_lines_for_its_owner_alone(tmp_path: Path) -> 
 
 def test_a_file_sink_goes_on_in_a_new_file_after_rotation(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    sink = FileSink(path)
+    sink = FileSink("file", path, native)
     sink.write(b"{1}\n")
     path.rename(tmp_path / "events.1")
     sink.write(b"{2}\n")
@@ -274,7 +289,7 @@ def test_a_torn_event_of_ours_is_taken_away_and_anybody_elses_text_is_left(
 ) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(before)
-    sink = FileSink(path)
+    sink = FileSink("file", path, native)
     sink.write(b"{2}\n")
     sink.close()
     assert path.read_bytes() == after
@@ -284,7 +299,7 @@ def test_a_file_sink_that_fails_half_way_leaves_nothing_and_takes_all_of_it_late
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "events.jsonl"
-    sink = FileSink(path)
+    sink = FileSink("file", path, native)
     sink.write(b"{1}\n")
     real, calls = os.write, []
 
@@ -309,7 +324,7 @@ def test_a_file_sink_writes_to_no_link_and_no_pipe(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for name in ("link", "pipe"):
         with pytest.raises(OSError):
-            FileSink(tmp_path / name).write(b"{}\n")
+            FileSink("file", tmp_path / name, native).write(b"{}\n")
     assert not (tmp_path / "elsewhere").exists()
 
 
@@ -322,7 +337,7 @@ def test_a_file_sink_inside_the_trail_would_feed_itself_and_is_refused(tmp_path:
         with pytest.raises(ValueError, match="inside the trail"):
             open_sinks(settings.sinks, trail)
     settings = AuditSettings.model_validate({"sinks": [{"type": "stdout"}, {"type": "file", "path": tmp_path / "e"}]})
-    assert [sink.name for sink in open_sinks(settings.sinks, trail)] == ["stdout", f"file:{tmp_path / 'e'}"]
+    assert [outlet.sink.name for outlet in open_sinks(settings.sinks, trail)] == ["stdout", f"file:{tmp_path / 'e'}"]
 
 
 def test_standard_output_gets_everything_even_when_it_is_slow_and_not_blocking() -> None:
@@ -337,7 +352,7 @@ def test_standard_output_gets_everything_even_when_it_is_slow_and_not_blocking()
 
     thread = threading.Thread(target=read)
     thread.start()
-    sink = StdoutSink(writing)
+    sink = StdoutSink("stdout", native, writing)
     sink.write(lines)
     thread.join(10)
     sink.close()
@@ -348,7 +363,7 @@ def test_standard_output_gets_everything_even_when_it_is_slow_and_not_blocking()
 
 def test_a_line_torn_on_standard_output_is_ended_before_it_comes_again(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
-    sink = StdoutSink(writing)
+    sink = StdoutSink("stdout", native, writing)
     real, calls = os.write, []
 
     def half(fd: int, data: bytes) -> int:
@@ -365,3 +380,164 @@ def test_a_line_torn_on_standard_output_is_ended_before_it_comes_again(monkeypat
     assert os.read(reading, 100) == b'{"s\n{"seq":1}\n'
     os.close(reading)
     os.close(writing)
+
+
+class PickySink(ListSink):
+    """Refuses batches as a receiver with a limit and a taste does; `whole` answers 400 where it does not say which."""
+
+    def __init__(self, bad: Callable[[bytes], bool], *, limit: int = 10**9, whole: bool = True) -> None:
+        super().__init__("picky")
+        self.bad, self.limit, self.whole = bad, limit, whole
+        self.calls = 0
+
+    def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
+        self.calls += 1
+        if self.down:
+            raise Retry("status 503", 7)
+        if len(items) > self.limit:
+            raise Split("status 413")
+        no = [Refused(index, "mapping") for index, item in enumerate(items) if self.bad(item.line)]
+        if no and self.whole:
+            raise Split("status 400")
+        self.got += [item.line for item in items if not self.bad(item.line)]
+        return no
+
+
+def letters(trail: Path) -> list[dict[str, Any]]:
+    return [
+        orjson.loads(line) for path in (trail / "dead-letters").glob("*") for line in path.read_bytes().splitlines()
+    ]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("bad", [{7}, {0}, {99}, {3, 4, 5, 60}, set(range(1, 100))])
+def test_what_is_refused_for_good_is_found_and_noted_and_all_the_rest_arrives(
+    trail: Path, spool: Spool, bad: set[int], whole: bool
+) -> None:
+    lines = fill(spool, 100)
+    sink = PickySink(lambda line: orjson.loads(line)["seq"] in bad, limit=40, whole=whole)
+    delivery = deliverer(trail, sink)
+    drain(delivery)
+    assert sink.got == [line for seq, line in enumerate(lines) if seq not in bad]
+    assert [lines.index(trail_line(trail, letter)) for letter in letters(trail)] == sorted(bad)
+    assert {letter["sink"] for letter in letters(trail)} == {"picky"}
+    path = next((trail / "dead-letters").iterdir())
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not any(line in path.read_bytes() for line in lines)
+    ledger = Exporter(trail, [Outlet(ListSink("picky"))]).ledger()["picky"]
+    assert (ledger["delivered"], ledger["dropped"], ledger["pending"]) == (100 - len(bad), len(bad), 0)
+
+
+def trail_line(trail: Path, letter: dict[str, Any]) -> bytes:
+    return (trail / letter["segment"]).read_bytes()[letter["offset"] :].partition(b"\n")[0]
+
+
+def test_a_sink_that_refuses_everything_is_held_and_nothing_is_given_up(trail: Path, spool: Spool) -> None:
+    lines = fill(spool, 20)
+    sink = PickySink(lambda _: True)
+    delivery = deliverer(trail, sink)
+    for _ in range(3):
+        with pytest.raises(Hold, match="every event is refused: status 400"):
+            delivery.step()
+    assert letters(trail) == []
+    sink.bad = lambda _: False
+    drain(delivery)
+    assert sink.got == lines
+
+
+def test_a_log_of_which_everything_is_refused_is_given_up_once_other_logs_show_that_it_is_its_fault(
+    trail: Path,
+) -> None:
+    poison, good = Spool.create(trail, "worker-0"), Spool.create(trail, "worker-1")
+    fill(poison, 3)
+    sink = PickySink(lambda line: poison.log_id.encode() in line)
+    delivery = deliverer(trail, sink)
+    with pytest.raises(Hold):
+        delivery.step()
+    lines = fill(good, 2)
+    with pytest.raises(Hold):
+        delivery.step()
+    assert sink.got == lines
+    drain(delivery)
+    assert len(letters(trail)) == 3
+    for each in (poison, good):
+        each.close()
+
+
+def test_what_arrived_before_a_failure_is_not_sent_again(trail: Path, spool: Spool) -> None:
+    lines = fill(spool, 16)
+
+    class Fails(ListSink):
+        def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
+            if len(items) > 4:
+                raise Split("too many")
+            if self.down and len(self.got) >= 8:
+                raise Retry("later")
+            self.got += [item.line for item in items]
+            return ()
+
+    sink = Fails()
+    sink.down = True
+    delivery = deliverer(trail, sink)
+    with pytest.raises(Retry):
+        delivery.step()
+    again = ListSink()
+    drain(deliverer(trail, again))
+    assert sink.got + again.got == lines
+
+
+def test_a_receiver_that_asks_for_time_gets_it_within_reason(trail: Path) -> None:
+    delivery = deliverer(trail, ListSink(), jitter=lambda: 0.0)
+    assert delivery.failed(Retry("busy", 7)) == 7
+    assert delivery.failed(Retry("busy", 10**6)) == 300
+    assert delivery.failed(Retry("busy")) == 0
+
+
+def test_it_is_said_once_when_a_sink_goes_down_is_held_or_is_up_again(trail: Path) -> None:
+    said: list[tuple[str, str, str]] = []
+    delivery = deliverer(trail, ListSink(), report=lambda *news: said.append(news))
+    for _ in range(20):
+        delivery.failed(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+    for _ in range(3):
+        delivery.failed(Hold("status 401"))
+    delivery.well()
+    delivery.well()
+    delivery.failed(ValueError("https://host/?token=secret"))
+    assert delivery.condition.last_error == "ValueError"
+    assert said == [("list", "down", "Connection refused"), ("list", "held", "status 401"), ("list", "up", "")]
+
+
+def test_a_batch_waits_until_it_is_full_or_old_or_its_segment_is_done(trail: Path, spool: Spool) -> None:
+    now = [0.0]
+    sink = ListSink()
+    outlet = Outlet(sink, Batch(1000, 4000, linger=60))
+    delivery = Delivery(trail, LineSource(trail), outlet, monotonic=lambda: now[0])
+    lines = fill(spool, 3)
+    delivery.step()
+    now[0] = 59
+    delivery.step()
+    assert sink.got == []
+    now[0] = 60
+    drain(delivery)
+    assert sink.got == lines
+    lines += fill(spool, 200)
+    drain(delivery)
+    assert sink.got == lines
+    lines += fill(spool, 1)
+    delivery.step()
+    assert sink.got == lines[:-1]
+    delivery.step(final=True)
+    assert sink.got == lines
+
+
+def test_lag_is_the_age_of_the_oldest_event_that_is_not_there(trail: Path, spool: Spool) -> None:
+    spool.append(lambda seq: b'{"seq":%d,"time":"2020-01-01T00:00:00.000000Z"}' % seq)
+    sink = ListSink()
+    sink.down = True
+    exporter = Exporter(trail, [Outlet(sink)])
+    with pytest.raises(OSError):
+        exporter._deliveries[0].step()
+    assert exporter.ledger()["list"]["lag"] > 3600 * 24 * 365
+    sink.down = False
+    drain(exporter._deliveries[0])
+    assert exporter.ledger()["list"]["lag"] == 0.0

@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from ext_authz.audit.settings import LATER_FORMATS, LATER_KINDS, AuditSettings
+from ext_authz.audit.settings import AuditSettings
+from ext_authz.audit.sinks.settings import LATER_FORMATS, LATER_KINDS
 from ext_authz.documents import load, to_plain
 
 BASE = {"base": Path("/etc/ext-authz")}
@@ -56,6 +57,21 @@ def test_what_is_not_there_yet_is_refused_by_name_and_only_so(text: str) -> None
         ("sinks: [{type: stdout, format: jason}]", "`jason` is not a format"),
         ("sinks: [stdout]", "a sink needs a `type`"),
         ("sinks: [{type: stdout}, {type: stdout}]", "two sinks write to the same place"),
+        ("sinks: [{type: stdout, name: a}, {type: stdout, name: b}]", "two sinks write to the same place"),
+        ("sinks: [{type: stdout, name: a}, {type: file, path: x, name: a}]", "two sinks are called `a`"),
+        (
+            "sinks: [{type: http, url: 'https://h/a'}, {type: http, url: 'https://h/b'}]",
+            "two sinks are called `http:h`: give one a `name`",
+        ),
+        ("sinks: [{type: http, url: 'http://h/a'}]", "neither `https` nor on loopback"),
+        ("sinks: [{type: http, url: 'http://127.0.0.1.h/a'}]", "neither `https` nor on loopback"),
+        ("sinks: [{type: http, url: 'https://u:p@h/a'}]", "holds no credentials"),
+        ("sinks: [{type: http, url: 'ftp://h/a'}]", "is not a URL"),
+        ("sinks: [{type: http, url: 'https://h/a', headers: {host: x}}]", "`host` is set by the sink itself"),
+        ("sinks: [{type: http, url: 'https://h/a', headers: {'a b': x}}]", "is not a header's name"),
+        ('sinks: [{type: http, url: "https://h/a", headers: {a: "x\\r\\ny: z"}}]', "one line of printable ASCII"),
+        ("sinks: [{type: http, url: 'https://h/a', tls: {certificate: c.pem}}]", "go together"),
+        ("sinks: [{type: stdout, batch: {events: 0}}]", "greater than or equal to 1"),
         ("sinks: [{type: file, path: a}, {type: file, path: x/../a}]", "two sinks write to the same place"),
         ("sink: []", "Extra inputs"),
         ("spool: {on_full: panic}", "`panic` is not `deny` or `drop`"),
@@ -66,3 +82,11 @@ def test_a_mistake_says_what_is_wrong(text: str, message: str) -> None:
         read(text)
     found: list[Any] = [error["msg"] for error in caught.value.errors()]
     assert any(message in each for each in found), found
+
+
+def test_what_authenticates_us_is_shown_nowhere() -> None:
+    settings = read("sinks: [{type: http, url: 'https://h/s3cr3t?k=s3cr3t', headers: {Authorization: Bearer s3cr3t}}]")
+    (sink,) = settings.sinks
+    assert "s3cr3t" not in sink.label
+    assert "Bearer" not in repr(sink)
+    assert sink.headers["authorization"].get_secret_value() == "Bearer s3cr3t"  # type: ignore[union-attr]
