@@ -1,6 +1,6 @@
 """One writer's append-only log: an event is with the operating system when `append` returns.
 
-Law: one `write` per event, whole lines only, contiguous `seq`; what could not
+Law: one `write` per event or batch, whole lines only, contiguous `seq`; what could not
 be written raises AuditUnavailable and leaves no trace. After a failed
 fdatasync a file is never trusted again. Non-goal: waiting (committer.py).
 """
@@ -12,7 +12,7 @@ import secrets
 import stat
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -106,6 +106,27 @@ class Spool:
             self._size += written
             self.seq = seq + 1
             return seq
+
+    def append_all(self, makes: Sequence[Callable[[int], bytes]]) -> int:
+        """Record several events with one `write` and return how many of them, from the first, are in the log.
+
+        Those behind them are not, and are for the caller to append one at a time, which says why they cannot be.
+        Whatever a maker raises leaves the log as it was.
+        """
+        with self._lock:
+            if not makes or self._torn or self._broken or self._closed or self._pid != os.getpid():
+                return 0
+            lines = b"".join([make(seq) + b"\n" for seq, make in enumerate(makes, self.seq)])
+            try:
+                written = os.write(self._fd, lines)
+            except OSError:
+                written = -1
+            if written != len(lines):
+                self._tear()
+                return 0
+            self._size += written
+            self.seq += len(makes)
+            return len(makes)
 
     def sync(self) -> bool:
         """Bring everything appended so far to the disk; return whether it is there.

@@ -6,9 +6,10 @@ answer, every answer has its event in the trail first. Non-goal: transport.
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from functools import partial
+from typing import Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.event import decision_event
@@ -21,6 +22,7 @@ from ext_authz.state import State
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 SERVICE = "envoy.service.auth.v3.Authorization"
+_NO_CLAIMS: Final[frozenset[str]] = frozenset()
 COMMIT_DEADLINE_NS = 200_000_000
 """How long an `audit_logged` answer may wait for the disk before it becomes `audit_unavailable`: less than the 250 ms
 after which the generated Envoy configurations give up, so that what the caller is told is what the trail says."""
@@ -39,7 +41,16 @@ class Wait:
     again: bytes | None = None
 
 
-_Answer = TypeVar("_Answer", bytes, bytes | Wait)
+class _Decided(NamedTuple):
+    """A check that is decided but not recorded yet; `started` is performance-counter nanoseconds."""
+
+    outcome: Outcome
+    wire: bytes
+    snapshot: Snapshot | None
+    started: int
+
+
+_Answer = TypeVar("_Answer", bytes, bytes | Wait, bytes | Wait | _Decided)
 
 
 class Service:
@@ -74,7 +85,20 @@ class Service:
         """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
         return self._closed(lambda: self._check(data))
 
+    def check_all(self, messages: Sequence[bytes]) -> list[bytes | Wait]:
+        """Answer each as `check` does, all their events recorded with one write. Never raises."""
+        if len(messages) == 1:
+            return [self.check(messages[0])]
+        decided = [self._closed(partial(self._decide, data)) for data in messages]
+        waiting_for_record = [each for each in decided if isinstance(each, _Decided)]
+        recorded = iter(self._all_recorded(waiting_for_record))
+        return [next(recorded) if isinstance(each, _Decided) else each for each in decided]
+
     def _check(self, data: bytes, *, last: bool = False) -> bytes | Wait:
+        decided = self._decide(data, last=last)
+        return self._recorded(*decided) if isinstance(decided, _Decided) else decided
+
+    def _decide(self, data: bytes, *, last: bool = False) -> Wait | _Decided:
         started = time.perf_counter_ns()
         now_ns = self._clock_ns()
         snapshot = self.snapshot
@@ -90,7 +114,7 @@ class Service:
             outcome = _failed(known, Reason.INTERNAL_ERROR, type(error).__name__)
             wire = response.write(outcome, report_errors=self._report_errors)
             self._metrics.internal_error(error)
-        return self._recorded(outcome, wire, snapshot, started)
+        return _Decided(outcome, wire, snapshot, started)
 
     def _closed(self, answer: Callable[[], _Answer]) -> _Answer | bytes:
         """Return the answer; not even a broken reply may leave a caller without a denial, or end a thread."""
@@ -166,7 +190,7 @@ class Service:
 
     def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
         try:
-            self._append(outcome, snapshot)
+            self._spool.append(self._event(outcome, snapshot))
         except AuditUnavailable as error:
             self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
             if outcome.decision.allowed:
@@ -176,17 +200,31 @@ class Service:
             self._metrics.internal_error(error)
             outcome = _failed(outcome, Reason.INTERNAL_ERROR, f"audit: {type(error).__name__}")
             wire = response.write(outcome, report_errors=self._report_errors)
-        self._metrics.observe(outcome, time.perf_counter_ns() - started)
-        if outcome.decision.audit_logged and outcome.decision.allowed:
-            return Wait(wire, outcome)
-        return wire
+        return self._answered(outcome, wire, time.perf_counter_ns() - started)
 
-    def _append(self, outcome: Outcome, snapshot: Snapshot | None) -> None:
-        claims = snapshot.policies.claims_read if snapshot is not None else frozenset[str]()
+    def _all_recorded(self, decided: Sequence[_Decided]) -> list[bytes | Wait]:
+        """Record them together; what did not get into the trail that way is recorded, or refused, by itself."""
+        try:
+            count = self._spool.append_all([self._event(each.outcome, each.snapshot) for each in decided])
+        except Exception:  # noqa: BLE001  one event that cannot be built; its own turn will tell which
+            count = 0
+        now = time.perf_counter_ns()
+        done = [
+            self._closed(partial(self._answered, each.outcome, each.wire, now - each.started))
+            for each in decided[:count]
+        ]
+        return done + [self._closed(partial(self._recorded, *each)) for each in decided[count:]]
+
+    def _answered(self, outcome: Outcome, wire: bytes, duration_ns: int) -> bytes | Wait:
+        self._metrics.observe(outcome, duration_ns)
+        decision = outcome.decision
+        return Wait(wire, outcome) if decision.audit_logged and decision.allowed else wire
+
+    def _event(self, outcome: Outcome, snapshot: Snapshot | None) -> Callable[[int], bytes]:
+        """Return what makes the event once its place in the trail is known."""
+        claims = snapshot.policies.claims_read if snapshot is not None else _NO_CLAIMS
         log_id, key = self._spool.log_id, self._spool.query_key
-        self._spool.append(
-            lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims, query_key=key)
-        )
+        return lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims, query_key=key)
 
     def _shed(self, reason: Reason, detail: str) -> bytes:
         decision_id = os.urandom(16).hex()

@@ -245,3 +245,23 @@ print(refused, spool.seq)
 )
 def test_a_file_of_another_name_is_not_of_the_trail(name: str) -> None:
     assert segment_of(Path(name)) is None
+
+
+def test_events_appended_together_are_one_write_or_none(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert spool.append_all([line, line]) == 2
+    assert spool.append_all([]) == 0
+    for broken in (fail(errno.EIO), lambda fd, data, real=os.write: real(fd, data[:15])):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "write", broken)
+            assert spool.append_all([line, line]) == 0
+        assert contents(spool) == b'{"seq":0}\n{"seq":1}\n'
+
+    def unmade(_seq: int) -> bytes:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        spool.append_all([line, unmade])
+    assert spool.append(line) == 2
+    assert contents(spool) == b'{"seq":0}\n{"seq":1}\n{"seq":2}\n'
+    spool.close()
+    assert spool.append_all([line]) == 0

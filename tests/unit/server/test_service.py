@@ -1,5 +1,7 @@
 """The fail-closed frame: what the caller is told, and what the trail says of it."""
 
+import errno
+import os
 import queue
 
 import pytest
@@ -162,3 +164,94 @@ def test_one_spoofed_header_reaches_the_upstream_never(running):
         assert reply.allowed
         assert reply.headers.get(name) != "root"
         assert name in reply.headers or name in reply.removed
+
+
+MIXED = [infer(), infer("other"), b"\xff", infer("secret"), load(), infer(principal=""), infer()]
+
+
+def shown(answer):
+    reply = read_reply(answer.ready if isinstance(answer, Wait) else answer)
+    return reply.allowed, reply.http_status, reply.metadata["reason"], isinstance(answer, Wait)
+
+
+def test_checks_that_arrive_together_are_answered_and_recorded_as_one_by_one(running):
+    alone = [shown(running.service.check(message)) for message in MIXED]
+    before = running.events()
+    assert [shown(answer) for answer in running.service.check_all(MIXED)] == alone
+    after = running.events()[len(before) :]
+    assert [event["reason"] for event in after] == [event["reason"] for event in before]
+    assert [event["seq"] for event in running.events()] == list(range(2 * len(MIXED)))
+    assert len({event["decision_id"] for event in after}) == len(MIXED)
+    assert running.service.check_all([]) == []
+
+
+def test_checks_that_arrive_together_share_one_write(running, monkeypatch):
+    writes = []
+    real = os.write
+
+    def counted(descriptor, data):
+        writes.append(data)
+        return real(descriptor, data)
+
+    monkeypatch.setattr(os, "write", counted)
+    running.service.check_all(MIXED)
+    assert len(writes) == 1
+
+
+def test_of_checks_together_no_allow_leaves_a_trail_that_took_none_of_them(running, monkeypatch):
+    def full(*_args):
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "write", full)
+        answers = running.service.check_all(MIXED)
+    assert [shown(answer)[1] for answer in answers] == [503, 403, 400, 403, 503, 401, 503]
+    assert not any(shown(answer)[0] for answer in answers)
+    assert running.events() == []
+    assert shown(running.service.check(infer()))[0]
+    assert [event["seq"] for event in running.events()] == [0]
+
+
+def test_of_checks_together_those_that_still_fit_are_recorded_and_allowed(running, monkeypatch):
+    """A disk with room for some of them: a torn write is cut back, and each gets its own chance."""
+    real, room = os.write, [3000]
+
+    def nearly_full(descriptor, data):
+        written = real(descriptor, data[: room[0]])
+        room[0] -= written
+        return written
+
+    monkeypatch.setattr(os, "write", nearly_full)
+    monkeypatch.setattr(os, "ftruncate", lambda fd, size, cut=os.ftruncate: (room.__setitem__(0, 2500), cut(fd, size)))
+    answers = running.service.check_all([infer()] * 6)
+    monkeypatch.undo()
+    allowed = [shown(answer)[0] for answer in answers]
+    events = running.events()
+    assert 0 < allowed.count(True) < 6
+    assert len(events) == allowed.count(True)
+    sent = {read_reply(answer).headers.get("x-authz-decision-id") for answer in answers if shown(answer)[0]}
+    assert {event["decision_id"] for event in events} == sent
+
+
+def test_of_checks_together_one_whose_event_cannot_be_built_is_denied_alone(running, monkeypatch):
+    real = frame.decision_event
+
+    def broken_for_other(outcome, **named):
+        if outcome.access is not None and outcome.access.resource.id == "other":
+            raise ZeroDivisionError
+        return real(outcome, **named)
+
+    monkeypatch.setattr(frame, "decision_event", broken_for_other)
+    answers = running.service.check_all([infer(), infer("other"), infer()])
+    assert [shown(answer)[1] for answer in answers] == [200, 503, 200]
+    assert [event["resource"]["id"] for event in running.events()] == ["fraud", "fraud"]
+
+
+def test_of_checks_together_a_broken_reply_or_count_is_a_denial_and_raises_nothing(running, monkeypatch):
+    def broken(*_args, **_named):
+        raise ZeroDivisionError
+
+    for where, name in ((response, "write"), (running.metrics, "observe")):
+        with monkeypatch.context() as patch:
+            patch.setattr(where, name, broken)
+            assert running.service.check_all([infer(), infer()]) == [response.FAIL_CLOSED] * 2
