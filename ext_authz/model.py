@@ -162,6 +162,8 @@ class Refusal:
     claimed_subject: str = ""
     # (issuer, key id) of a key that is not known here and may be in the issuer's newest key set.
     sought: tuple[str, str] | None = None
+    # What the caller is told to prove itself with, in place of what its reason usually says (RFC 9110 11.6.1).
+    challenge: str = ""
 
 
 class Auth(StrEnum):
@@ -203,6 +205,8 @@ class Identity:
     token_id: str = ""
     key_id: str = ""
     via: str = ""
+    # RFC 7638 thumbprint of the key that whoever presents the token proves with each request.
+    proven_key: str = ""
 
 
 @dataclass(frozen=True, slots=True)

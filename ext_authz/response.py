@@ -31,7 +31,7 @@ MESSAGES: Final[dict[Reason, str]] = {
     Reason.AMBIGUOUS_CREDENTIALS: "The request carries more than one credential; send exactly one.",
     Reason.INVALID_TOKEN: "The token is not valid here.",
     Reason.EXPIRED_TOKEN: "The token has expired.",
-    Reason.TOKEN_NOT_BOUND: "The token belongs to another client certificate.",
+    Reason.TOKEN_NOT_BOUND: "The token is bound to a client certificate or key that was not proven.",
     Reason.INVALID_CERTIFICATE: "The client certificate is not valid here.",
     Reason.INVALID_API_KEY: "The API key is not valid here.",
     Reason.REVOKED: "The credential has been revoked.",
@@ -226,7 +226,9 @@ def _denial(outcome: Outcome, reason: Reason, *, report_errors: bool) -> bytes:
     if decision_id:
         headers.append((DECISION_ID, decision_id))
     if reason in _CHALLENGES:
-        headers.append(("www-authenticate", _CHALLENGES[reason]))
+        refusal = outcome.refusal
+        challenge = refusal.challenge if refusal is not None and _VALUE.match(refusal.challenge) else ""
+        headers.append(("www-authenticate", challenge or _CHALLENGES[reason]))
     if grpc:
         # Envoy takes the body for grpc-message and maps 401 and 403 itself (gRPC's HTTP mapping); 400 it would not.
         body = MESSAGES[reason]
@@ -264,7 +266,7 @@ _CHALLENGES: Final[dict[Reason, str]] = {
     Reason.AMBIGUOUS_CREDENTIALS: _challenge("invalid_request", "more than one credential"),
     Reason.INVALID_TOKEN: _challenge("invalid_token", "the token is not valid here"),
     Reason.EXPIRED_TOKEN: _challenge("invalid_token", "the token has expired"),
-    Reason.TOKEN_NOT_BOUND: _challenge("invalid_token", "the token is bound to another certificate"),
+    Reason.TOKEN_NOT_BOUND: _challenge("invalid_token", "it is bound to a certificate or key that was not proven"),
     Reason.INVALID_CERTIFICATE: _challenge(),
     Reason.INVALID_API_KEY: _challenge(),
     Reason.REVOKED: _challenge("invalid_token", "the credential has been revoked"),

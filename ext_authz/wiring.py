@@ -19,6 +19,7 @@ from ext_authz.authn.assertion import AssertionSigner, conflicts
 from ext_authz.authn.jwks import KeySet, KeySetError, from_jwks, from_secret
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
 from ext_authz.authn.mtls import MtlsAuthenticator
+from ext_authz.authn.once import Once
 from ext_authz.authn.remote import NO_KEYS, NOTHING_FETCHED, Fetched
 from ext_authz.authn.roles import RoleBindings
 from ext_authz.authn.signing import (
@@ -49,12 +50,14 @@ _Made = TypeVar("_Made")
 _UNUSABLE: Final = (KeySetError, SigningKeyError, TrustError, ValueError)
 
 
-def build(inputs: Inputs, fetched: Fetched = NOTHING_FETCHED) -> Snapshot:
+def build(inputs: Inputs, fetched: Fetched = NOTHING_FETCHED, once: Once | None = None) -> Snapshot:
     """Build the snapshot of inputs that loaded without a mistake, with the keys fetched so far.
+
+    `once` remembers one-time values beyond this snapshot.
 
     Raises DocumentError with everything that is wrong beyond reading.
     """
-    builder = _Builder(inputs)
+    builder = _Builder(inputs, once=once)
     snapshot = builder.snapshot()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
@@ -121,9 +124,10 @@ def signing_key(inputs: Inputs) -> SigningKey:
 class _Builder:
     """Opens one resource after the other; what cannot be opened is a mistake and stands as nothing."""
 
-    def __init__(self, inputs: Inputs, *, whole: bool = True) -> None:
+    def __init__(self, inputs: Inputs, *, whole: bool = True, once: Once | None = None) -> None:
         # Not whole: what is wrong between the parts was reported with the configuration.
         self.whole = whole
+        self.once = once
         self.inputs = inputs
         self.settings = inputs.settings
         self.mistakes: list[Diagnostic] = []
@@ -168,6 +172,7 @@ class _Builder:
             RoleBindings(identity.role_bindings),
             identity.unsafe_anonymous,
             address_of=partial(client_address, trusted_proxies=self._proxy_networks()),
+            once=self.once,
         )
 
     def _proxy_networks(self) -> tuple[Network, ...]:

@@ -12,9 +12,11 @@ from typing import Final, Literal
 from ext_authz.authn.api_key import PREFIX, ApiKeyAuthenticator
 from ext_authz.authn.cache import Verdicts
 from ext_authz.authn.certificate import Certificate
+from ext_authz.authn.dpop import CHALLENGE, HEADER, SCHEME, Proofs
 from ext_authz.authn.jwt import JwtAuthenticator, VerifiedToken
 from ext_authz.authn.mtls import MtlsAuthenticator, Presented
 from ext_authz.authn.names import ANONYMOUS, claimed
+from ext_authz.authn.once import MemoryOnce, Once
 from ext_authz.authn.places import AUTHORIZATION, TokenPlace
 from ext_authz.authn.roles import RoleBindings
 from ext_authz.model import Address, Auth, Identity, Reason, Refusal, RequestFacts
@@ -28,7 +30,8 @@ _SMALL: Final = 512
 _NO_CERTIFICATE: Final = Presented(None, None)
 _NO_HEADERS: Final[frozenset[str]] = frozenset()
 
-Found = tuple[Literal["jwt", "key"], str] | tuple[Literal["jwt"], str, TokenPlace]
+# What it is, the text, where of its own a token stands, and whether it came as `DPoP`.
+Found = tuple[Literal["jwt", "key"], str, TokenPlace | None, bool]
 
 
 class Chain:
@@ -49,8 +52,12 @@ class Chain:
         anonymous: bool,  # noqa: FBT001  one of five parts, in the order of the configuration
         *,
         address_of: Callable[[RequestFacts], Address | None] = lambda _: None,
+        once: Once | None = None,
     ) -> None:
-        """`address_of` returns the caller's address, None where it cannot be known; a key may be bound to networks."""
+        """`address_of` returns the caller's address, None where it cannot be known; a key may be bound to networks.
+
+        `once` remembers proofs that were seen (by default for as long as this chain lives).
+        """
         self.mtls = mtls
         self.jwt = jwt
         self.api_keys = api_keys
@@ -68,6 +75,10 @@ class Chain:
         self.bearer_headers = frozenset(name for name in own_headers if name is not None)
         if self._reads_bearer:
             self.bearer_headers |= {AUTHORIZATION}
+        self._once: Once = once or MemoryOnce()
+        self._proofs = Proofs(self._once) if any(name.settings.dpop != "off" for name in issuers) else None
+        if self._proofs is not None:
+            self.bearer_headers |= {HEADER}
         self.credential_headers = self.bearer_headers
         if api_keys is not None:
             self.credential_headers |= {AUTHORIZATION, api_keys.header}
@@ -80,8 +91,10 @@ class Chain:
 
     def with_tokens(self, jwt: JwtAuthenticator) -> "Chain":
         """Return this chain with other keys for the same issuers; identities stay remembered by verified token."""
-        made = Chain(self.mtls, jwt, self.api_keys, self.bindings, self.anonymous, address_of=self._address_of)
-        made._memory = self._memory
+        made = Chain(
+            self.mtls, jwt, self.api_keys, self.bindings, self.anonymous, address_of=self._address_of, once=self._once
+        )
+        made._memory, made._proofs = self._memory, self._proofs
         return made
 
     def authenticate(self, facts: RequestFacts, state: State, now_ns: int) -> Identity | Refusal:
@@ -106,15 +119,41 @@ class Chain:
             if elsewhere is not None:
                 return elsewhere
         revoked = _revocation(identity, presented, state)
-        return identity if revoked is None else revoked
+        if revoked is not None:
+            return revoked
+        if self._proofs is not None and found is not None and identity.auth is Auth.JWT:
+            return self._proven(self._proofs, facts, found, identity, now_ns)
+        return identity
+
+    def _proven(
+        self, proofs: Proofs, facts: RequestFacts, found: Found, identity: Identity, now_ns: int
+    ) -> Identity | Refusal:
+        """Return the identity whose token's key the request proves to hold. Last of all: what holds is spent."""
+        key, text, by_scheme = identity.proven_key, found[1], found[3]
+        if not key and not by_scheme:
+            return identity
+        error = "invalid_token"
+        if not key:
+            detail = "the token came as `DPoP` and is bound to no key"
+        elif not by_scheme:
+            detail = "the token is bound to a key and came without the `DPoP` scheme"
+        else:
+            error = "invalid_dpop_proof"
+            detail = proofs.problem(facts, text, key, now_ns)
+        challenge = f'{CHALLENGE}, error="{error}"'
+        who = claimed(identity.name)
+        return Refusal(Reason.TOKEN_NOT_BOUND, detail, who, challenge=challenge) if detail else identity
 
     def authenticate_token(self, token: str, state: State, now_ns: int) -> Identity | Refusal:
         """Verify a bare JWT as a caller's is, but without a connection (`approve --as`)."""
         if self.jwt is None:
             return Refusal(Reason.INVALID_TOKEN, "no issuer of tokens is configured")
-        identity = self._principal(("jwt", token), _NO_CERTIFICATE, now_ns)
+        identity = self._principal(("jwt", token, None, False), _NO_CERTIFICATE, now_ns)
         if isinstance(identity, Refusal):
             return identity
+        if identity.proven_key:
+            detail = "the token is bound to a key, which cannot be proven here"
+            return Refusal(Reason.TOKEN_NOT_BOUND, detail, claimed(identity.name))
         revoked = _revocation(identity, _NO_CERTIFICATE, state)
         return identity if revoked is None else revoked
 
@@ -135,7 +174,7 @@ class Chain:
         if bearer is not None:
             both = "an API key beside a token" if bearer[0] == "jwt" else "an API key in two places"
             return Refusal(Reason.AMBIGUOUS_CREDENTIALS, both)
-        return "key", keys[0]
+        return "key", keys[0], None, False
 
     def _find_elsewhere(self, facts: RequestFacts, found: Found | None) -> Found | Refusal | None:
         """Return the one token or key, one in a place of its own included."""
@@ -147,12 +186,12 @@ class Chain:
                 both = "an API key beside a token" if found[0] == "key" else "a token in two places"
                 return Refusal(Reason.AMBIGUOUS_CREDENTIALS, both)
             if token is not None:
-                found = "jwt", token, place
+                found = "jwt", token, place, False
         return found
 
     def _misplaced(self, found: Found, identity: Identity) -> Refusal | None:
         """Refuse a good token that stands where another issuer's are read: whoever could put it there is not known."""
-        if self._places[identity.issuer] == (found[2] if len(found) > 2 else None):  # noqa: PLR2004
+        if self._places[identity.issuer] == found[2]:
             return None
         return Refusal(Reason.INVALID_TOKEN, "tokens of its issuer are read from another place", claimed(identity.name))
 
@@ -164,12 +203,13 @@ class Chain:
         scheme, _, token = values[0].partition(" ")
         bearer = scheme.lower() == "bearer"
         if bearer and self.api_keys is not None and token.lstrip(" ").startswith(PREFIX):
-            return "key", token.lstrip(" ")
+            return "key", token.lstrip(" "), None, False
         if not self._reads_bearer:
             return None
-        if not bearer:
+        proves = self._proofs is not None and scheme.lower() == SCHEME
+        if not bearer and not proves:
             return Refusal(Reason.INVALID_TOKEN, "`authorization` is of another scheme than Bearer")
-        return "jwt", token.lstrip(" ")
+        return "jwt", token.lstrip(" "), None, proves
 
     def _principal(self, found: Found | None, presented: Presented, now_ns: int) -> Identity | Refusal:
         """Return the principal with its roles and, beneath a token or key, its workload."""

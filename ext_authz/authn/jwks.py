@@ -179,6 +179,23 @@ def thumbprint(jwk: Mapping[str, str]) -> str:
     return b64url_encode(hashlib.sha256(orjson.dumps(dict(jwk), option=orjson.OPT_SORT_KEYS)).digest())
 
 
+def identifying(jwk: Mapping[str, Any]) -> dict[str, str]:
+    """Return the members of any JWK that identify its key (RFC 7638 3.2); raises JwsError where they are not text."""
+    names = _REQUIRED.get(str(jwk.get("kty")), ())
+    found = {name: jwk.get(name) for name in names}
+    if not found or not all(isinstance(value, str) for value in found.values()):
+        raise JwsError("`jwk` is not a public key of a known kind")
+    return {name: str(value) for name, value in found.items()}
+
+
+def read_key(entry: Mapping[str, Any]) -> Key:
+    """Return the key of a single public JWK; raises JwsError on anything that a key set would refuse or pass over."""
+    key = _read(entry)
+    if isinstance(key, str):
+        raise JwsError(f"`jwk` is {key}")
+    return key
+
+
 def _read(entry: object) -> Key | str:
     """Return the key, or why it is passed over; raises JwsError on a mistake."""
     if not isinstance(entry, dict):

@@ -128,8 +128,11 @@ def _bounded(value: object, what: str, depth: int) -> None:
         raise JwsError(f"{what} holds a number beyond 64 bits")
 
 
-def parse_compact(token: str) -> Compact:
-    """Parse `header.payload.signature`; raises JwsError. Nothing is verified yet."""
+def parse_compact(token: str, *, own_key: bool = False) -> Compact:
+    """Parse `header.payload.signature`; raises JwsError. Nothing is verified yet.
+
+    `own_key` lets the header bring a `jwk`, for those who know beforehand which key it must be.
+    """
     if len(token) > MAX_TOKEN_BYTES:
         raise JwsError(f"the token is larger than {MAX_TOKEN_BYTES} bytes")
     parts = token.split(".")
@@ -139,7 +142,7 @@ def parse_compact(token: str) -> Compact:
         raise JwsError("the token does not have three parts")
     header = strict_json(b64url_decode(parts[0], "the header"), "the header")
     for name in _REFUSED_HEADERS:
-        if name in header:
+        if name in header and not (own_key and name == "jwk"):
             raise JwsError(f"the header holds `{name}`")
     if not isinstance(header.get("alg"), str):
         raise JwsError("the header has no `alg`")

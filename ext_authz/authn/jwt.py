@@ -12,10 +12,11 @@ from typing import Any, Final
 
 from ext_authz.authn import claims as read
 from ext_authz.authn import spiffe
+from ext_authz.authn.binding import UNBOUND, Binding, binding
 from ext_authz.authn.cache import Verdicts
 from ext_authz.authn.claims import ClaimError
 from ext_authz.authn.jwks import KeySet
-from ext_authz.authn.jws import MAX_TOKEN_BYTES, Compact, JwsError, b64url_decode, parse_compact, strict_json
+from ext_authz.authn.jws import MAX_TOKEN_BYTES, Compact, JwsError, parse_compact, strict_json
 from ext_authz.authn.jwt_settings import JwtSettings, MfaSettings
 from ext_authz.authn.names import bare_problem, claimed
 from ext_authz.authn.remote import Fetched
@@ -28,7 +29,6 @@ _SVID_TYPES: Final = _FOREIGN_TYPES | {"jose"}
 NS: Final = 1_000_000_000
 _REMEMBERED: Final = 8192
 _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
-_THUMBPRINT_BYTES: Final = 32
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,17 +61,15 @@ class JwtIssuer:
 class VerifiedToken:
     """A token whose signature, shape and issuer hold; `from_ns` ≤ now < `until_ns` must be compared on each check.
 
-    `early` says what is wrong before `from_ns`. `bound` says that the binding
-    must be looked at; `bound_to` is the fingerprint (SHA-256 hex) of the
-    certificate that holds it, "" where no certificate can. `size` is the token's in bytes.
+    `early` says what is wrong before `from_ns`; `bound` is what must be proven beside the token (of a key, that is
+    the chain's to see to). `size` is the token's in bytes.
     """
 
     identity: Identity
     from_ns: int
     until_ns: int
     early: str
-    bound: bool
-    bound_to: str
+    bound: Binding
     size: int
 
 
@@ -143,12 +141,11 @@ class JwtAuthenticator:
             if now_ns >= verified.until_ns:
                 return Refusal(Reason.EXPIRED_TOKEN, "the token has expired", who)
             return Refusal(Reason.INVALID_TOKEN, verified.early, who)
-        if verified.bound and (not fingerprint or fingerprint != verified.bound_to):
-            detail = "the token is bound to another certificate"
-            if not verified.bound_to:
-                detail = "the token is not bound to a certificate by `x5t#S256`"
-            elif not fingerprint:
-                detail = "the certificate that the token is bound to was not presented"
+        bound = verified.bound
+        if bound is not UNBOUND and (bound.why or (bound.certificate is not None and fingerprint != bound.certificate)):
+            another = "the token is bound to another certificate"
+            absent = "the certificate that the token is bound to was not presented"
+            detail = bound.why or (another if fingerprint else absent)
             return Refusal(Reason.TOKEN_NOT_BOUND, detail, claimed(verified.identity.name))
         return verified
 
@@ -208,7 +205,7 @@ class JwtAuthenticator:
             (not_before or 0, "`nbf` is in the future"),
             (expires - settings.max_lifetime, "`exp` is further ahead than `max_lifetime`"),
         )
-        bound, bound_to = _confirmation(payload, settings.binding)
+        bound = binding(payload, settings.binding, settings.dpop)
         identifier, name = self._subject(payload, issuer)
         paths = settings.claims
         identity = Identity(
@@ -225,9 +222,10 @@ class JwtAuthenticator:
             issued_at=issued,
             expires_at=expires,
             token_id=read.text(payload, "jti") if "jti" in payload else "",
+            proven_key=bound.key or "",
         )
         from_ns, until_ns = (begins - settings.leeway) * NS, (expires + settings.leeway) * NS
-        return VerifiedToken(identity, from_ns, until_ns, early, bound, bound_to, size)
+        return VerifiedToken(identity, from_ns, until_ns, early, bound, size)
 
     def _subject(self, payload: Mapping[str, Any], issuer: JwtIssuer) -> tuple[str, str]:
         settings = issuer.settings
@@ -285,25 +283,6 @@ def _audience(payload: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
         raise ClaimError("`aud` is neither text nor a list of texts")
     if not set(named) & set(accepted):
         raise ClaimError("`aud` names another audience")
-
-
-def _confirmation(payload: Mapping[str, Any], mode: str) -> tuple[bool, str]:
-    """Return (whether the binding is looked at, the certificate's fingerprint in hex or "")."""
-    confirmation = payload.get("cnf")
-    if mode == "off" or (mode == "if_present" and "cnf" not in payload):
-        return False, ""
-    if "cnf" not in payload:
-        return True, ""
-    if not isinstance(confirmation, dict):
-        raise ClaimError("`cnf` is not an object")
-    # RFC 7800 3.1: one key is confirmed. Another method beside it could not be checked, so it binds to nothing.
-    if set(confirmation) != {"x5t#S256"}:
-        return True, ""
-    value = confirmation["x5t#S256"]
-    digest = b64url_decode(value, "`cnf.x5t#S256`") if isinstance(value, str) else b""
-    if len(digest) != _THUMBPRINT_BYTES:
-        raise ClaimError("`cnf.x5t#S256` is not a SHA-256 digest")
-    return True, digest.hex()
 
 
 def _mfa(payload: Mapping[str, Any], settings: MfaSettings) -> bool:

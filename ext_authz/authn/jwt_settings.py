@@ -140,6 +140,8 @@ class JwtSettings(Settings):
     """Put before `sub` and groups; with two issuers each needs a different one."""
     binding: Literal["off", "if_present", "required"] = "if_present"
     """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""
+    dpop: Literal["off", "if_present", "required"] = "off"
+    """Whether `authorization: DPoP` is read (RFC 9449), and whether a token must be bound to a key (`cnf.jkt`)."""
     mfa: MfaSettings = MfaSettings()
     """What says that more than one factor was used."""
     token_from: TokenPlace | None = None
@@ -156,6 +158,8 @@ class JwtSettings(Settings):
             raise mistake(f"`discovery` asks the issuer, and {shown(self.issuer)} is no `https` URL to ask")
         if "max_stale" in self.model_fields_set and not self.source:
             raise mistake("`max_stale` is for keys that are fetched (`jwks_uri`, `discovery`)")
+        if self.dpop != "off" and self.token_from is not None:
+            raise mistake("`dpop` is for tokens in `authorization: DPoP`, and `token_from` names another place")
         for algorithm in self.algorithms:
             if (algorithm in HMAC_BYTES) != (self.hmac_secret_file is not None):
                 kind = "a public key" if algorithm in HMAC_BYTES else "a shared secret"

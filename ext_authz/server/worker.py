@@ -21,6 +21,7 @@ from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
+from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
 from ext_authz.state import StoreError
@@ -59,6 +60,7 @@ class Worker:
             key_waits=self._key_waits,
             report_errors=settings.server.report_errors,
         )
+        self._once: OnceTable | None = None
         self._adopt(inputs)
         self._transport: Transport = open_transport(
             settings.server.transport, self._service, _listen_options(settings, number)
@@ -109,10 +111,12 @@ class Worker:
         self._done.set()
 
     def _adopt(self, inputs: Inputs) -> None:
+        if self._once is None and any(issuer.dpop != "off" for issuer in inputs.settings.identity.jwt):
+            self._once = OnceTable(self._settings.run_dir)
         usual = sys.getswitchinterval()
         sys.setswitchinterval(BUILDING_SWITCH_SECONDS)
         try:
-            snapshot = wiring.build(inputs, self._fetched)
+            snapshot = wiring.build(inputs, self._fetched, self._once)
         finally:
             sys.setswitchinterval(usual)
         self._service.snapshot = snapshot
