@@ -7,6 +7,7 @@ Non-goal: turning exceptions into answers (server/service.py does, once).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from ext_authz.authn import Chain
@@ -29,6 +30,7 @@ from ext_authz.model import (
     Target,
 )
 from ext_authz.policy.engine import PolicySet, Verdict, held, lasts_until_ns, verdict_of
+from ext_authz.policy.visible import Visibility, Visible
 from ext_authz.state import State
 from ext_authz.template import TemplateError
 
@@ -49,12 +51,20 @@ class Snapshot:
     remembers: bool = True
     header_names: frozenset[str] = field(init=False)
     memo: Memo | None = field(init=False, repr=False, compare=False)
+    listings: Visibility = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         """Collect the header names that reading a request has to fetch; begin with nothing remembered."""
         names = HEADER_NAMES | self.authenticators.header_names | self.routes.header_names
         object.__setattr__(self, "header_names", names)
         object.__setattr__(self, "memo", Memo(self.routes) if self.remembers else None)
+        object.__setattr__(self, "listings", _visibility(self.policies, self.routes))
+
+
+@lru_cache(maxsize=1)
+def _visibility(policies: PolicySet, routes: RouteTable) -> Visibility:
+    """Return what listings show; fetched keys, which make a new snapshot, change nothing of it."""
+    return Visibility(policies, routes.listed())
 
 
 def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: str, now_ns: int) -> Outcome:
@@ -109,11 +119,15 @@ def check(facts: RequestFacts, snapshot: Snapshot, state: State, decision_id: st
         access, verdict = ask(snapshot.policies, identity, target, context)
         until_ns = verdict.until_ns
     try:
-        decision = (
-            _allow(answer, verdict, until_ns, snapshot.headers, facts, identity, access, decision_id, now_ns)
-            if verdict.reason is Reason.ALLOWED
-            else _denial(verdict)
-        )
+        if verdict.reason is Reason.ALLOWED:
+            visible = _visible(match, snapshot, identity, context)
+            if visible is not None:
+                answer = None
+            decision = _allow(
+                answer, verdict, until_ns, snapshot.headers, facts, identity, access, decision_id, now_ns, visible
+            )
+        else:
+            decision = _denial(verdict)
     except TemplateError as error:
         refusal = Refusal(Reason.INTERNAL_ERROR, str(error))
         return _refused(refusal, facts, snapshot, decision_id, now_ns, match, identity)
@@ -224,6 +238,13 @@ _GRAVITY = {Reason.DENIED_BY_POLICY: 0, Reason.CONDITIONS_NOT_MET: 1, Reason.NO_
 _SECOND: Final = 1_000_000_000
 
 
+def _visible(match: RouteMatch, snapshot: Snapshot, identity: Identity, context: Context) -> Visible | None:
+    """Return what the answer to a listing may show this caller; None where nothing is listed."""
+    if match.found is None or not match.found.row.lists:
+        return None
+    return snapshot.listings.listing(match.found.row.lists, match.entry.attributes).visible(identity, context)
+
+
 def _denial(verdict: Verdict) -> Decision:
     policy_id = verdict.policy.id if verdict.policy is not None else ""
     return Decision(False, verdict.reason, policy_id, verdict.policies, verdict.shadow)
@@ -239,6 +260,7 @@ def _allow(  # noqa: PLR0917  what a decision is made of
     access: Access,
     decision_id: str,
     now_ns: int,
+    visible: Visible | None = None,
 ) -> Decision:
     """Return the decision of an allow; raises TemplateError where its headers are out of bounds."""
     policy = verdict.policy
@@ -251,7 +273,10 @@ def _allow(  # noqa: PLR0917  what a decision is made of
         steady, pieces = answer.steady, answer.pieces
         headers, remove = steady.answered(decision_id, ttl), steady.remove
     else:
-        headers, remove = plan.allow(facts, identity, access, policy.id, policy.headers, decision_id, ttl, now_ns)
+        shown = "" if visible is None else visible.text
+        headers, remove = plan.allow(
+            facts, identity, access, policy.id, policy.headers, decision_id, ttl, now_ns, shown
+        )
     return Decision(
         True,
         Reason.ALLOWED,
@@ -264,6 +289,8 @@ def _allow(  # noqa: PLR0917  what a decision is made of
         verdict.audit_logged,
         pieces,
         plan.parameter_removals(facts, identity) if plan.parameters else (),
+        None if visible is None else visible.patterns,
+        visible is None or visible.complete,
     )
 
 

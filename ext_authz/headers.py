@@ -18,6 +18,8 @@ from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateErr
 
 DECISION_ID: Final = "x-authz-decision-id"
 TTL: Final = "x-authz-ttl"
+VISIBLE: Final = "x-authz-visible"
+"""On the allow of a listing: what the caller may see (policy/visible.py)."""
 RESERVED_PREFIX: Final = "x-authz-"
 DEFAULT_HEADERS: Final = {
     "x-authz-subject": "${subject.name}",
@@ -45,9 +47,10 @@ _FORBIDDEN = frozenset(
         "x-request-id",
         DECISION_ID,
         TTL,
+        VISIBLE,
     }
 )
-_OURS = frozenset({DECISION_ID, TTL})
+_OURS = frozenset({DECISION_ID, TTL, VISIBLE})
 COOKIE: Final = "cookie"
 MAX_COOKIE_BYTES: Final = 8 * 1024
 """Of what is left of a client's cookies; more than this is not passed on at all."""
@@ -174,8 +177,11 @@ class HeaderPlan:
         decision_id: str,
         ttl: int,
         now_ns: int = 0,
+        visible: str = "",
     ) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
         """Return (headers to set, names to remove) of an allow; `now_ns` (Unix nanoseconds) dates an assertion.
+
+        `visible` is the value of the VISIBLE header of a listing.
 
         Raises TemplateError when a value, their number or their total size is over its bound.
         """
@@ -187,6 +193,8 @@ class HeaderPlan:
             rendered[self.assertion.name] = self.assertion.sign(identity, audience, now_ns)
             if len(rendered[self.assertion.name]) > MAX_RENDERED_BYTES:
                 raise TemplateError("the assertion is over its bound")
+        if visible:
+            rendered[VISIBLE] = visible
         rendered[DECISION_ID] = decision_id
         rendered[TTL] = str(ttl)
         if len(rendered) > MAX_HEADERS or sum(map(len, rendered.values())) > MAX_TOTAL_BYTES:
@@ -212,7 +220,7 @@ class HeaderPlan:
         ):
             return None
         rendered = self._rendered(policy_headers, _Allow(identity, access, policy_id, self.revision, "").value)
-        if len(rendered) + len(_OURS) > MAX_HEADERS:
+        if len(rendered) + len((DECISION_ID, TTL)) > MAX_HEADERS:
             raise TemplateError("the injected headers are over their bounds")
         names = self._stripped_but_bearers if forwards else self._stripped
         return Steady(

@@ -326,8 +326,10 @@ class Pieces:
 class Decision:
     """The answer. `headers` and `remove_headers` are final; `ttl` is seconds, None on a denial.
 
-    `remove_parameters` are query parameters by their undecoded names. With `pieces`, all headers but the last two (id
-    and ttl), removals of headers and policies are the same in every decision that has the same.
+    `remove_parameters` are query parameters by their undecoded names. `visible` are the patterns of what the answer to
+    a listing may show (`policy/visible.py`), None where nothing is listed; `all_visible` False: more would be, but did
+    not fit. With `pieces`, all headers but the last two (id and ttl), removals of headers and policies are the same in
+    every decision that has the same.
     """
 
     allowed: bool
@@ -341,6 +343,8 @@ class Decision:
     audit_logged: bool = False
     pieces: Pieces | None = field(default=None, compare=False, repr=False)
     remove_parameters: tuple[str, ...] = ()
+    visible: tuple[str, ...] | None = None
+    all_visible: bool = True
 
 
 @dataclass(frozen=True, slots=True)

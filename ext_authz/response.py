@@ -119,6 +119,8 @@ _METADATA: Final = _tag(auth.CheckResponse.DYNAMIC_METADATA_FIELD_NUMBER)
 _CODE: Final = _tag(1, 0)
 # Struct.fields, the entry's key and value, Value.string_value
 _FIELDS, _ENTRY_KEY, _ENTRY_VALUE, _STRING = _tag(1), _tag(1), _tag(2), _tag(3)
+# Value.bool_value, Value.list_value, ListValue.values
+_BOOL, _LIST, _LIST_VALUES = _tag(4, 0), _tag(6), _tag(1)
 
 
 # --- the answer
@@ -296,7 +298,21 @@ def _metadata(outcome: Outcome, effect: str, reason: Reason) -> bytes:
         )
         if pieces is not None and len(rest) <= _PIECE_BYTES:
             pieces.metadata[risk] = rest
+    if decision.visible is not None and effect == "allow":
+        rest += _visible(decision.visible, complete=decision.all_visible)
     return _field(_METADATA, _entry("decision_id", outcome.decision_id) + rest)
+
+
+def _visible(patterns: tuple[str, ...], *, complete: bool) -> bytes:
+    """Return the metadata of a listing: its patterns as a list, and whether they are all."""
+    listed = b"".join(_field(_LIST_VALUES, _field(_STRING, pattern.encode("ascii"))) for pattern in patterns)
+    return b"".join(
+        _field(_FIELDS, _field(_ENTRY_KEY, name) + _field(_ENTRY_VALUE, value))
+        for name, value in (
+            (b"visible", _field(_LIST, listed)),
+            (b"visible_complete", _BOOL + _varint(int(complete))),
+        )
+    )
 
 
 _METADATA_NAMES: Final = (

@@ -59,6 +59,9 @@ def config_(
     access_log: Annotated[
         str, typer.Option("--access-log", metavar="FILE", help="Envoy's access log.")
     ] = "/dev/stdout",
+    filter_listings: Annotated[
+        str, typer.Option("--filter-listings", metavar="LUA", help="Where Envoy finds `envoy/listings.lua`.")
+    ] = "",
 ) -> None:
     """Print a safe Envoy configuration for this sidecar.
 
@@ -94,6 +97,7 @@ def config_(
             trusted_hops=trusted_hops,
             max_request_bytes=settings.server.max_request_bytes,
             access_log=access_log,
+            listings_filter=filter_listings,
             **options,
         )
     except SettingsError as error:

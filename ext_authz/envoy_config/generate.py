@@ -15,6 +15,7 @@ HEADER: Final = """\
 # Envoy 1.40 beside the ext-authz sidecar: TLS edge -> ext_authz (gRPC) -> upstreams.
 # Written by `ext-authz envoy config`; `ext-authz envoy lint FILE` finds what later edits weaken.
 """
+_WHOLE_LISTINGS: Final = "  # a listing is filtered whole"
 _TYPE: Final = "type.googleapis.com/envoy.extensions"
 
 
@@ -56,7 +57,7 @@ def _listener(settings: EnvoySettings, listener: Listener) -> str:
     head = f"""\
         - name: {quote(listener.name)}
           address: {{ socket_address: {{ address: {quote(address.host)}, port_value: {address.port} }} }}
-          per_connection_buffer_limit_bytes: 32768
+          per_connection_buffer_limit_bytes: {1048576 if settings.listings_filter else 32768}{_WHOLE_LISTINGS if settings.listings_filter else ""}
           filter_chains:
           - transport_socket_connect_timeout: 10s
         """
@@ -191,8 +192,17 @@ def _http_filters(settings: EnvoySettings) -> str:
         if settings.hide_cookies
         else "# cookie is shown to the sidecar: a token cookie is configured"
     )
+    listings = ""
+    if settings.listings_filter:
+        listings = f"""\
+        - name: envoy.filters.http.lua  # before ext_authz, so that it sees the answer after ext_authz has decided
+          typed_config:
+            "@type": {_TYPE}.filters.http.lua.v3.Lua
+            default_source_code: {{ filename: {quote(settings.listings_filter)} }}
+"""
     return f"""\
         http_filters:
+{listings}\
         - name: envoy.filters.http.ext_authz  # last before the router: nothing changes what was decided on
           typed_config:
             "@type": {_TYPE}.filters.http.ext_authz.v3.ExtAuthz

@@ -136,7 +136,8 @@ class EnvoySettings:
     Durations are Envoy's (`0.25s`), sizes bytes, addresses `unix:/path` or
     `host:port`. `authz` lists one endpoint per sidecar worker. `trusted_hops`
     are the proxies in front whose `x-forwarded-for` counts, and equals what
-    the sidecar's `trusted_proxies` describe.
+    the sidecar's `trusted_proxies` describe. `listings_filter` is a Lua file
+    (envoy/listings.lua) that takes out of listings what a caller may not see.
     """
 
     listeners: tuple[Listener, ...] = field(default_factory=lambda: (Listener(),))
@@ -156,6 +157,7 @@ class EnvoySettings:
     max_stream_duration: str = "3600s"
     hide_cookies: bool = True
     access_log: str = "/dev/stdout"
+    listings_filter: str = ""
     unsafe_keep_forged_headers: bool = False
 
     def __post_init__(self) -> None:

@@ -16,6 +16,7 @@ from ext_authz.mappers.path import CanonicalPath
 from ext_authz.model import AttributeValue, Refusal, RequestFacts
 
 GRPC: Final = "gRPC"
+LIST_MODELS: Final = "list_models"
 EVERY: Final = "*"
 """The id of a request that may name any model; also the method of a row that takes every method."""
 
@@ -89,7 +90,8 @@ class Row:
 
     `method` is an HTTP method, `gRPC`, or EVERY. In `template` `{x}` is one
     segment, `{x}:verb` one that ends so, `{x**}` (last) one or more. `also`
-    are further (type, action) that the reader may ask for.
+    are further (type, action) that the reader may ask for. `lists` is the type
+    of what the answer enumerates, "" where it enumerates nothing.
     """
 
     method: str
@@ -98,6 +100,12 @@ class Row:
     place: Place
     type: str = "model"
     also: tuple[tuple[str, str], ...] = ()
+    lists: str = ""
+
+    def __post_init__(self) -> None:
+        """Let a list of models enumerate models unless the row says otherwise."""
+        if self.action == LIST_MODELS and not self.lists:
+            object.__setattr__(self, "lists", "model")
 
 
 class Found(NamedTuple):
@@ -154,6 +162,11 @@ class Adapter:
     def yields(self) -> frozenset[tuple[str, str]]:
         """Every (resource type, action) that a row may ask for."""
         return frozenset((row.type, row.action) for row in self.rows).union(*(row.also for row in self.rows))
+
+    @property
+    def lists(self) -> frozenset[str]:
+        """Every resource type that a row's answer enumerates."""
+        return frozenset(row.lists for row in self.rows) - {""}
 
     @property
     def first_segments(self) -> frozenset[str]:

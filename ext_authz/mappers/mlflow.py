@@ -189,14 +189,20 @@ _TRACKING: Final = f"{_API}mlflow/"
 
 
 def _row(  # noqa: PLR0917  a table row
-    method: str, template: str, action: str, place: Place, kind: str = "model", also: tuple[tuple[str, str], ...] = ()
+    method: str,
+    template: str,
+    action: str,
+    place: Place,
+    kind: str = "model",
+    also: tuple[tuple[str, str], ...] = (),
+    lists: str = "",
 ) -> Row:
     if place.where.startswith(_FIELD):
         rest = place.where.removeprefix(_FIELD)
         place = (
             Place(f"query{rest}", place.read) if method == "GET" else Place(f"body{rest}", place.read, Reads.MEANING)
         )
-    return Row(method, template, action, place, kind, also)
+    return Row(method, template, action, place, kind, also, lists)
 
 
 def _tracking() -> list[Row]:
@@ -226,7 +232,10 @@ def _tracking() -> list[Row]:
         ("POST", "artifacts/presigned-download-url", "read_data", _RUNS, "run"),
         ("POST", "artifacts/presigned-upload-url", "write_data", _RUNS, "run"),
     )
-    return [_row(method, _TRACKING + path, action, place, kind) for method, path, action, place, kind in table]
+    return [
+        _row(method, _TRACKING + path, action, place, kind, lists=kind if path == "experiments/search" else "")
+        for method, path, action, place, kind in table
+    ]
 
 
 _RUN_WRITES: Final = (

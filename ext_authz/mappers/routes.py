@@ -5,8 +5,9 @@ entry on only protocol entries are looked at; no entry, no route.
 Non-goal: whether anybody may do it.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain, product
 from types import MappingProxyType
 from typing import Final, NamedTuple
@@ -14,7 +15,7 @@ from typing import Final, NamedTuple
 from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, did_you_mean
 from ext_authz.mappers import body
 from ext_authz.mappers.adapter import Call, Found, Named
-from ext_authz.mappers.catalog import Catalog, CatalogEntry, duplicates, read_catalog
+from ext_authz.mappers.catalog import Attributes, Catalog, CatalogEntry, duplicates, read_catalog
 from ext_authz.mappers.entries import Entry, duplicate_names, read_routes
 from ext_authz.mappers.path import CanonicalPath, canonicalise
 from ext_authz.mappers.places import version_problem
@@ -37,6 +38,7 @@ _UPGRADE: Final = "upgrade"
 MATCHED_HEADERS: Final = frozenset({_UPGRADE, *_METHOD_OVERRIDES, *_PATH_OVERRIDES})
 """What `match` reads of the headers beside content-type, by which it tells gRPC."""
 _KEYS: Final = ("routes", "catalog")
+_NOTHING: Final[Attributes] = MappingProxyType({})
 
 
 class RouteMatch(NamedTuple):
@@ -177,6 +179,17 @@ class RouteTable:
                 accesses.add((entry.resource.type, entry.action))
                 attributes |= entry.resource.attributes.keys()
         return Yields(frozenset(accesses), frozenset(attributes))
+
+    def listed(self) -> dict[str, tuple[list[str], Callable[[str], Attributes]]]:
+        """Return per resource type that a route's answers enumerate: the catalog's ids, and what it knows of an id."""
+        kinds = frozenset().union(*(entry.adapter.lists for entry in self.entries if entry.adapter is not None))
+        return {
+            kind: (
+                [known.id for known in self.catalog.entries if known.type == kind],
+                partial(self.catalog.attributes, kind, route=_NOTHING),
+            )
+            for kind in kinds
+        }
 
     def _access(self, named: Named, entry: Entry) -> Access:
         known = self.catalog.attributes(named.type, named.id, entry.attributes)

@@ -75,7 +75,7 @@ ADAPTER: Final = Adapter(
         Row("PUT", f"{_MODEL}/{{version}}", "update_model", PATH),
         Row("DELETE", f"{_MODEL}/{{version}}", "undeploy_model", PATH),
         Row("PUT", f"{_MODEL}/{{version}}/set-default", "update_model", PATH),
-        Row("GET", "/workflows", "list_models", SERVER, "server"),
+        Row("GET", "/workflows", "list_models", SERVER, "server", lists="workflow"),
         Row("POST", "/workflows", "register_model", EVERYTHING, "workflow"),
         Row("GET", "/workflows/{workflow}", "read_metadata", PATH, "workflow"),
         Row("DELETE", "/workflows/{workflow}", "undeploy_model", PATH, "workflow"),

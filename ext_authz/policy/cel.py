@@ -123,6 +123,11 @@ class Cel:
     def data(self) -> str:  # noqa: D102
         return self.expression
 
+    @property
+    def reads(self) -> frozenset[str]:
+        """The variables that the expression reads."""
+        return frozenset(name for name, _ in self._bindings)
+
     def claims_read(self) -> frozenset[str]:
         """Return the top-level claims that the expression reads."""
         return frozenset("".join(found) for found in _CLAIMS.findall(_squeeze(self.expression)))

@@ -198,6 +198,11 @@ class PolicySet:
                 found.append(policy)
         return tuple(found)
 
+    def of_subject(self, query: Query) -> tuple[CompiledPolicy, ...]:
+        """Return the policies whose subject matches, in order, whatever is asked for."""
+        found = (self.policies[number] for number in self._index.of_subject(query))
+        return tuple([policy for policy in found if policy.subject_matches(query)])
+
 
 def held(concerned: Sequence[CompiledPolicy], query: Query) -> int:
     """Return which of the policies hold now, as bits, the first one lowest."""

@@ -144,6 +144,10 @@ class Index:
                 return ()
         return _numbers(bits)
 
+    def of_subject(self, query: Query) -> Collection[int]:
+        """Return the numbers of the policies whose subject could match, ascending."""
+        return self._everything if self._everything is not None else _numbers(_united(self._by_subject(query)))
+
     def _by_subject(self, query: Query) -> list[Posting]:
         axis = self._subjects
         found = [axis.wild]

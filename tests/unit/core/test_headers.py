@@ -45,7 +45,7 @@ def test_an_allow_names_the_subject_and_strips_what_it_does_not_set():
         "x-authz-decision-id": "d1",
         "x-authz-ttl": "60",
     }
-    assert remove == {"x-tier", "authorization", "x-api-key"}
+    assert remove == {"x-tier", "x-authz-visible", "authorization", "x-api-key"}
 
 
 def test_an_empty_value_is_removed_instead_of_set():

@@ -63,6 +63,13 @@ def test_only_routes_whose_meaning_is_in_the_body_are_buffered():
     ]
 
 
+def test_the_filter_of_listings_sees_answers_after_the_check_and_is_no_unsafe_setting():
+    written = generate(EnvoySettings(listings_filter="/etc/envoy/listings.lua"))
+    assert written.index("envoy.filters.http.lua") < written.index("envoy.filters.http.ext_authz")
+    assert lint_text(written, "e.yaml") == ()
+    assert "filters.http.lua" not in generate()
+
+
 def test_unknown_hosts_are_asked_about_and_get_404():
     (route,) = routes_of(EnvoySettings(), "*")
     assert text(get(route, "direct_response", "status")) == "404"
