@@ -65,7 +65,7 @@ def test_only_routes_whose_meaning_is_in_the_body_are_buffered():
 
 def test_the_filter_of_listings_sees_answers_after_the_check_and_is_no_unsafe_setting():
     written = generate(EnvoySettings(listings_filter="/etc/envoy/listings.lua"))
-    assert written.index("envoy.filters.http.lua") < written.index("envoy.filters.http.ext_authz")
+    assert written.index("- name: envoy.filters.http.lua") < written.index("- name: envoy.filters.http.ext_authz")
     assert lint_text(written, "e.yaml") == ()
     assert "filters.http.lua" not in generate()
 
