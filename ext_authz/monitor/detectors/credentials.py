@@ -1,0 +1,288 @@
+"""Credentials that do not hold, many of them: by source, on one name, and spread over both.
+
+Law: nobody gets a name here. What failed claimed a name, it does not have it; findings carry the source, and a
+victim's own failures from where it is at home count apart. Non-goal: expired and revoked credentials, which once held.
+"""
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ext_authz.monitor.detectors.baseline import Baseline, Limits, state_of, texts, whole
+from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
+from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.recent import MOST, Recent
+from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen, network, part, text
+from ext_authz.monitor.detectors.sketch import Distinct, digest
+from ext_authz.monitor.detectors.table import Table
+
+FAILED: Final = frozenset({"invalid_token", "invalid_api_key", "invalid_certificate", "token_not_bound"})
+_SETTLED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialParams:
+    """Parameters of `credential_stuffing` (docs/monitoring.md). At most 64 names and sources are told apart per key."""
+
+    window: int = 600
+    """Seconds of the short window."""
+    failures: int = 10
+    """Failures of one source within the window, on `names` distinct names."""
+    names: int = 5
+    slow_names: int = 10
+    """Distinct names one source failed on within 24 hours: low and slow."""
+    own_names: int = 40
+    """Distinct names that failed from where they were seen to succeed: an outage, or an attacker beside them."""
+    unnamed: int = 60
+    """Failures of one source within the window that claimed no name (unknown API keys, unreadable tokens)."""
+    sources: int = 8
+    """Distinct sources that failed on one name within 24 hours, in `failures` failures."""
+    spread: Limits = field(default_factory=lambda: Limits(floor=40, factor=3.0, spread=1.0, warm_days=3))
+    """Distinct names that failed anywhere within the hour, beyond what is usual for the hour, …"""
+    spread_sources: int = 10
+    """… from at least this many sources."""
+    ipv6_prefix: int = 64
+    """Length of the network that counts as one source in IPv6."""
+    quiet: int = 3600
+    """Seconds before the same source, name or spread is reported again."""
+    max_sources: int = 20_000
+    max_names: int = 20_000
+    max_homes: int = 50_000
+    """Pairs of name and source that succeeded and are remembered."""
+
+
+class _Source:
+    __slots__ = ("alarmed", "count", "evidence", "names", "own", "times", "unnamed")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.alarmed = 0
+        self.times: deque[int] = deque(maxlen=MOST)
+        self.unnamed: deque[int] = deque(maxlen=MOST)
+        self.names = Recent()
+        self.own = Recent()
+        self.evidence: list[str] = []
+
+    def pack(self) -> list[Any]:
+        rest = [self.names.pack(), self.own.pack(), self.evidence]
+        return [self.count, self.alarmed, list(self.times), list(self.unnamed), *rest]
+
+    @classmethod
+    def unpack(cls, packed: Any) -> "_Source":  # noqa: ANN401
+        count, alarmed, times, unnamed, names, own, evidence = packed
+        made = cls()
+        made.count, made.alarmed = whole(count), whole(alarmed)
+        made.times.extend(whole(each) for each in times)
+        made.unnamed.extend(whole(each) for each in unnamed)
+        made.names, made.own = Recent.unpack(names), Recent.unpack(own)
+        made.evidence = texts(evidence, MAX_EVIDENCE)
+        return made
+
+
+class CredentialStuffing(Fold):
+    """Many credentials that do not hold."""
+
+    name = "credential_stuffing"
+
+    def __init__(self, params: CredentialParams | None = None, key: bytes = b"") -> None:
+        """`key` keys the hashes; secret, up to 64 bytes."""
+        self.params = params or CredentialParams()
+        self._key = key
+        self._sources: Table[_Source] = Table(self.params.max_sources)
+        self._names: Table[_Source] = Table(self.params.max_names)
+        self._homes: Table[int] = Table(self.params.max_homes)
+        self._hour = 0
+        self._spread_alarmed = 0
+        self._hour_names = Distinct()
+        self._hour_sources = Distinct()
+        self._evidence: list[str] = []
+        self._baseline = Baseline(0)
+
+    def see(self, one: Seen) -> Found:
+        """Take one event in."""
+        if one.subject:
+            return self._succeeded(one)
+        if one.reason not in FAILED:
+            return NONE
+        source = network(one.ip, 32, self.params.ipv6_prefix)
+        found = [*self._by_source(one, source), *self._by_name(one, source), *self._everywhere(one, source)]
+        return found or NONE
+
+    def _succeeded(self, one: Seen) -> Found:
+        source = network(one.ip, 32, self.params.ipv6_prefix)
+        if not source:
+            return NONE
+        home = f"{text(part(one, 'subject').get('name'))}\n{source}"
+        first = self._homes.get(home)
+        known = self._sources.get(source) if len(self._sources) else None
+        in_alarm = known is not None and known.alarmed and one.second - known.alarmed <= DAY
+        if first is None:
+            # A name first seen from a source in alarm is not at home there: it may be what the guessing found.
+            if not in_alarm:
+                self._homes.put(home, one.second)
+        elif one.second - first > HOUR:
+            self._homes.settle(home)
+        if known is None or not in_alarm or first is not None or not one.allowed:
+            return NONE
+        if not known.names.since(one.second - DAY):
+            return NONE
+        known.names.forget(one.second + 1)
+        said = (
+            f"{source} was accepted as `{one.subject}` after {known.count} credentials from there did not hold;"
+            " it was never seen there before"
+        )
+        evidence = (*known.evidence[: MAX_EVIDENCE - 1], one.event_id)
+        return (Finding(self.name, None, source, Severity.CRITICAL, said, evidence, one.at_ns, None, one.subject),)
+
+    def _by_source(self, one: Seen, source: str) -> Found:
+        if not source:
+            return NONE
+        params, now = self.params, one.second
+        known = self._sources.get(source)
+        if known is None:
+            known = _Source()
+            self._sources.put(source, known)
+        known.count += 1
+        if known.count == _SETTLED:
+            self._sources.settle(source)
+        kept(known.evidence, one.event_id)
+        known.times.append(now)
+        if not one.claimed:
+            known.unnamed.append(now)
+        elif f"{one.claimed}\n{source}" in self._homes:
+            known.own.add(self._short(one.claimed), now)
+        else:
+            known.names.add(self._short(one.claimed), now)
+        if known.alarmed and now - known.alarmed < params.quiet:
+            return NONE
+        said, severity = self._weigh(known, now)
+        if not said:
+            return NONE
+        known.alarmed = now
+        self._sources.settle(source)
+        claimed = one.claimed or None
+        return (
+            Finding(self.name, None, source, severity, f"{source}: {said}", tuple(known.evidence), one.at_ns, claimed),
+        )
+
+    def _weigh(self, known: _Source, now: int) -> tuple[str, Severity]:
+        params = self.params
+        begin = now - params.window
+        minutes = f"{params.window // 60} minutes"
+        if len(known.names) >= params.names:
+            failures, names = sum(at >= begin for at in known.times), known.names.since(begin)
+            if failures >= params.failures and names >= params.names:
+                return f"{failures} credentials for {names} names failed within {minutes}", Severity.HIGH
+            names = known.names.since(now - DAY)
+            if names >= params.slow_names and not (known.alarmed and now - known.alarmed < DAY):
+                return f"credentials for {names} names failed within 24 hours (low and slow)", Severity.HIGH
+        if len(known.unnamed) >= min(params.unnamed, MOST) and known.unnamed[0] >= begin:
+            return f"{len(known.unnamed)} credentials without a name failed within {minutes}", Severity.LOW
+        own = known.own.since(begin) if len(known.own) >= params.own_names else 0
+        if own >= params.own_names:
+            return (
+                f"credentials of {own} callers at home there failed within {minutes}: an outage, or worse",
+                Severity.LOW,
+            )
+        return "", Severity.LOW
+
+    def _by_name(self, one: Seen, source: str) -> Found:
+        if not one.claimed or not source:
+            return NONE
+        params, now = self.params, one.second
+        if f"{one.claimed}\n{source}" in self._homes:
+            return NONE
+        known = self._names.get(one.claimed)
+        if known is None:
+            known = _Source()
+            self._names.put(one.claimed, known)
+        known.count += 1
+        if known.count == _SETTLED:
+            self._names.settle(one.claimed)
+        known.times.append(now)
+        kept(known.evidence, one.event_id)
+        known.names.add(self._short(source), now)
+        if len(known.names) < params.sources or (known.alarmed and now - known.alarmed < params.quiet):
+            return NONE
+        failures, sources = sum(at >= now - DAY for at in known.times), known.names.since(now - DAY)
+        if sources < params.sources or failures < params.failures:
+            return NONE
+        known.alarmed = now
+        said = f"credentials in the name of `{one.claimed}` failed from {sources} sources within 24 hours"
+        evidence = tuple(known.evidence)
+        return (Finding(self.name, None, source, Severity.MEDIUM, said, evidence, one.at_ns, one.claimed),)
+
+    def _everywhere(self, one: Seen, source: str) -> Found:
+        """Judge distinct names of the hour: many sources with one failure each show up nowhere else."""
+        if not one.claimed or f"{one.claimed}\n{source}" in self._homes:
+            return NONE
+        params, hour = self.params, one.second // HOUR
+        if hour > self._hour:
+            self._baseline.note(hour * HOUR // DAY, 0, params.spread)
+            self._hour, self._hour_names, self._hour_sources = hour, Distinct(), Distinct()
+            self._evidence.clear()
+        self._hour_names.add(digest(one.claimed, self._key))
+        self._hour_sources.add(digest(source, self._key))
+        kept(self._evidence, one.event_id)
+        names, sources = len(self._hour_names), len(self._hour_sources)
+        limit = self._baseline.threshold(params.spread)
+        found: Found = NONE
+        quiet = self._spread_alarmed and one.second - self._spread_alarmed < params.quiet
+        if names > limit and sources >= params.spread_sources and not quiet:
+            self._spread_alarmed = one.second
+            said = (
+                f"credentials for about {names} names failed from about {sources} sources within the hour"
+                f" (limit {round(limit)})"
+            )
+            found = (Finding(self.name, None, None, Severity.HIGH, said, tuple(self._evidence), one.at_ns),)
+        self._baseline.note(hour * HOUR // DAY, names, params.spread)
+        return found
+
+    def _short(self, value: str) -> str:
+        return f"{digest(value, self._key):016x}"
+
+    def merge(self, other: "CredentialStuffing") -> None:
+        """Take in what another host, with the same key, saw of the hour that runs here; any number of times."""
+        hour, names, sources = other.hour
+        if hour == self._hour:
+            self._hour_names.merge(names)
+            self._hour_sources.merge(sources)
+
+    @property
+    def hour(self) -> tuple[int, Distinct, Distinct]:
+        """The hour that runs (since 1970), the names and the sources that failed in it."""
+        return self._hour, self._hour_names, self._hour_sources
+
+    def snapshot(self) -> dict[str, Any]:
+        """See Fold.snapshot."""
+        return {
+            "sources": self._sources.pack(_Source.pack),
+            "names": self._names.pack(_Source.pack),
+            "homes": self._homes.pack(int),
+            "hour": [
+                self._hour,
+                self._spread_alarmed,
+                self._hour_names.pack(),
+                self._hour_sources.pack(),
+                self._evidence,
+            ],
+            "baseline": self._baseline.pack(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See Fold.restore."""
+        params = self.params
+        made = CredentialStuffing(params, self._key)
+        try:
+            made._sources.unpack(state_of(state, "sources"), _Source.unpack)
+            made._names.unpack(state_of(state, "names"), _Source.unpack)
+            made._homes.unpack(state_of(state, "homes"), whole)
+            hour, alarmed, names, sources, evidence = state["hour"]
+            made._hour, made._spread_alarmed = whole(hour), whole(alarmed)
+            made._hour_names, made._hour_sources = Distinct.unpack(names), Distinct.unpack(sources)
+            made._evidence = texts(evidence, MAX_EVIDENCE)
+            made._baseline = Baseline.unpack(state["baseline"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError("not a state of `credential_stuffing`") from error
+        self.__dict__.update(made.__dict__)

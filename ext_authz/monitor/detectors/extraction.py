@@ -1,0 +1,293 @@
+"""Querying a model to copy it: many distinct inputs, by one subject or by many a little each.
+
+Law: distinct inputs count, not requests; judged against the subject's own past and its peers on that model, and the
+model's traffic beyond what its users usually make. Non-goal: seeing answers. The check sees requests only.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
+from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
+from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.seen import HOUR, Seen
+from ext_authz.monitor.detectors.sketch import Distinct, digest
+from ext_authz.monitor.detectors.table import Table
+
+QUERIES: Final = frozenset({"infer", "generate", "embed", "explain", "rerank", "classify"})
+_EACH: Final = 16
+_BATCH: Final = 64
+_STEP: Final = 0x9E3779B97F4A7C15
+_MASK: Final = 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class ExtractionParams:
+    """Parameters of `model_extraction` (docs/monitoring.md)."""
+
+    hour: Limits = field(default_factory=lambda: Limits(floor=400))
+    """Distinct inputs of a subject to a model within the hour."""
+    day: Limits = field(default_factory=lambda: Limits(floor=1000))
+    """The same within the day (UTC)."""
+    new_inputs: int = 1000
+    """Distinct inputs within a day of a subject without history, or `peer_factor` times what its peers make."""
+    peer_factor: float = 3.0
+    peers_needed: int = 50
+    """Days of peers on the model before they count."""
+    together: Limits = field(default_factory=lambda: Limits(floor=2000, warm_days=3))
+    """Distinct inputs to a model within the day by subjects beyond what is usual for each of them, all together, …"""
+    together_subjects: int = 10
+    """… by at least this many subjects."""
+    max_pairs: int = 10_000
+    """Pairs of subject and model that are remembered."""
+    max_models: int = 1000
+
+
+def _spread(hashed: int, count: int) -> list[int]:
+    """Return `count` hashes made of one: the inputs of a batch. Source: the finalizer of SplitMix64."""
+    made = []
+    for _ in range(count):
+        made.append(hashed)
+        hashed = (hashed + _STEP) * 0xBF58476D1CE4E5B9 & _MASK
+        hashed ^= hashed >> 31
+    return made
+
+
+class _Use:
+    __slots__ = (
+        "alarmed",
+        "day",
+        "day_inputs",
+        "days",
+        "evidence",
+        "gap",
+        "hour",
+        "hour_inputs",
+        "hours",
+        "last_ns",
+        "n",
+        "square",
+    )
+
+    def __init__(self, hour: int) -> None:
+        self.hour = hour
+        self.day = hour // 24
+        self.alarmed = -1
+        self.n = 0
+        self.last_ns = 0
+        self.gap = 0.0
+        self.square = 0.0
+        self.hour_inputs = Distinct()
+        self.day_inputs = Distinct()
+        self.hours = Baseline(self.day)
+        self.days = Baseline(self.day)
+        self.evidence: list[str] = []
+
+    def steady(self) -> bool:
+        """Whether the gaps between the hour's queries hardly vary, as a loop's do."""
+        if self.n < _BATCH or self.gap <= 0:
+            return False
+        mean = self.gap / self.n
+        return self.square / self.n - mean * mean < (0.5 * mean) ** 2
+
+    def pack(self) -> list[Any]:
+        rest = [self.hour_inputs.pack(), self.day_inputs.pack(), self.hours.pack(), self.days.pack(), self.evidence]
+        return [self.hour, self.day, self.alarmed + 1, self.n, self.last_ns, self.gap, self.square, *rest]
+
+    @classmethod
+    def unpack(cls, packed: Any) -> "_Use":  # noqa: ANN401
+        hour, day, alarmed, n, last_ns, gap, square, hour_inputs, day_inputs, hours, days, evidence = packed
+        made = cls(whole(hour))
+        made.day, made.alarmed, made.n, made.last_ns = whole(day), whole(alarmed) - 1, whole(n), int(last_ns)
+        made.gap, made.square = float(gap), float(square)
+        made.hour_inputs, made.day_inputs = Distinct.unpack(hour_inputs), Distinct.unpack(day_inputs)
+        made.hours, made.days = Baseline.unpack(hours), Baseline.unpack(days)
+        made.evidence = texts(evidence, MAX_EVIDENCE)
+        return made
+
+
+class _Model:
+    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "peers", "subjects")
+
+    def __init__(self, day: int) -> None:
+        self.alarmed = -1
+        self.beyond = Distinct()
+        self.subjects = Distinct()
+        self.peers = Peers()
+        self.baseline = Baseline(day)
+        self.evidence: list[str] = []
+
+    def pack(self) -> list[Any]:
+        rest = [self.peers.pack(), self.baseline.pack(), self.evidence]
+        return [self.alarmed + 1, self.beyond.pack(), self.subjects.pack(), *rest]
+
+    @classmethod
+    def unpack(cls, packed: Any) -> "_Model":  # noqa: ANN401
+        alarmed, beyond, subjects, peers, baseline, evidence = packed
+        made = cls(0)
+        made.alarmed, made.beyond = whole(alarmed) - 1, Distinct.unpack(beyond)
+        made.subjects, made.peers = Distinct.unpack(subjects), Peers.unpack(peers)
+        made.baseline, made.evidence = Baseline.unpack(baseline), texts(evidence, MAX_EVIDENCE)
+        return made
+
+
+class ModelExtraction(Fold):
+    """Distinct inputs to a model beyond what a subject, or all together, usually send."""
+
+    name = "model_extraction"
+
+    def __init__(self, params: ExtractionParams | None = None, key: bytes = b"") -> None:
+        """`key` keys the hashes; secret, up to 64 bytes."""
+        self.params = params or ExtractionParams()
+        self._key = key
+        self._uses: Table[_Use] = Table(self.params.max_pairs)
+        self._models: Table[_Model] = Table(self.params.max_models)
+
+    def see(self, one: Seen) -> Found:
+        """Take one event in; only queries that a verified subject was allowed count."""
+        if not one.subject or not one.allowed or one.action not in QUERIES:
+            return NONE
+        hashed = digest(one.input, self._key)
+        key, about = f"{one.subject}\n{one.resource}", one.resource
+        hour = one.second // HOUR
+        use, model = self._known(key, about, hour)
+        if hour < use.hour:
+            return NONE
+        if hour != use.hour:
+            self._turn(key, use, model, hour)
+        weight = one.weight
+        use.n += weight
+        if use.n == _EACH:
+            self._uses.settle(key)
+        if use.last_ns:
+            gap = (one.at_ns - use.last_ns) / 1e9
+            use.gap += gap
+            use.square += gap * gap
+        use.last_ns = one.at_ns
+        inputs = (hashed,) if weight == 1 else _spread(hashed, min(weight, _BATCH))
+        for each in inputs:
+            use.hour_inputs.add(each)
+            use.day_inputs.add(each)
+        if use.n % _EACH == 0 or weight > 1:
+            kept(use.evidence, one.event_id)
+            own = self._alone(one, use, model)
+        else:
+            own = NONE
+        if not use.days.most or use.n > use.days.most:
+            return [*own, *self._together(one, use, model, inputs)] or NONE
+        return own
+
+    def _known(self, key: str, about: str, hour: int) -> tuple[_Use, _Model]:
+        model = self._models.get(about)
+        if model is None:
+            model = _Model(hour // 24)
+            self._models.put(about, model)
+        use = self._uses.get(key)
+        if use is None:
+            use = _Use(hour)
+            self._uses.put(key, use)
+        return use, model
+
+    def _turn(self, key: str, use: _Use, model: _Model, hour: int) -> None:
+        params, day = self.params, hour // 24
+        use.hours.note(use.day, len(use.hour_inputs), params.hour)
+        use.days.note(use.day, len(use.day_inputs), params.day)
+        if day != use.day:
+            self._uses.settle(key)
+            model.peers.note(use.day, use.days.peak)
+            use.hours.note(day, 0, params.hour)
+            use.days.note(day, 0, params.day)
+            use.day, use.day_inputs = day, Distinct()
+            use.n = 0
+        use.hour, use.hour_inputs = hour, Distinct()
+        use.gap = use.square = 0.0
+        use.last_ns = 0
+        use.evidence.clear()
+
+    def _alone(self, one: Seen, use: _Use, model: _Model) -> Found:
+        if use.alarmed == use.day:
+            return NONE
+        params = self.params
+        if use.n < min(params.hour.floor, params.new_inputs, params.day.floor):
+            return NONE
+        within_hour, within_day = len(use.hour_inputs), len(use.day_inputs)
+        peers = model.peers if model.peers.count >= params.peers_needed else None
+        if use.days.is_warm(params.day):
+            # What half of the peers' days reach is no theft of the model.
+            if peers is not None and within_day <= peers.quantile(0.5):
+                return NONE
+            by_hour, by_day = use.hours.threshold(params.hour), use.days.threshold(params.day)
+            if within_hour <= by_hour and within_day <= by_day:
+                return NONE
+            than = (
+                f"its own days had at most {use.days.most}, its hours {use.hours.most}"
+                f" (limits {round(by_day)} and {round(by_hour)})"
+            )
+        else:
+            limit = max(params.new_inputs, params.peer_factor * peers.quantile(0.95)) if peers else params.new_inputs
+            if within_day <= limit:
+                return NONE
+            than = f"it is new to the model (limit {round(limit)})"
+        use.alarmed = use.day
+        steady = ", in the steady pace of a loop" if use.steady() else ""
+        said = f"about {within_day} distinct inputs to `{one.id}` today, {within_hour} within the hour{steady}; {than}"
+        severity = Severity.HIGH if steady or use.days.is_warm(params.day) else Severity.MEDIUM
+        evidence = tuple(use.evidence)
+        return (
+            Finding(self.name, one.subject, one.ip or None, severity, said, evidence, one.at_ns, None, one.resource),
+        )
+
+    def _together(self, one: Seen, use: _Use, model: _Model, inputs: Sequence[int]) -> Found:
+        params = self.params
+        if use.day > model.baseline.day:
+            model.baseline.note(use.day, 0, params.together)
+            self._models.settle(one.resource)
+            model.beyond, model.subjects = Distinct(), Distinct()
+            model.evidence.clear()
+        elif use.day < model.baseline.day:
+            return NONE
+        for each in inputs:
+            model.beyond.add(each)
+        beyond = len(model.beyond)
+        if use.n % _EACH == 0 or use.n <= one.weight:
+            model.subjects.add(digest(one.subject, self._key))
+            kept(model.evidence, one.event_id)
+        limit = model.baseline.threshold(params.together) if beyond > params.together.floor else 0.0
+        found: Found = NONE
+        if limit and beyond > limit and model.alarmed != use.day and len(model.subjects) >= params.together_subjects:
+            model.alarmed = use.day
+            said = (
+                f"about {beyond} distinct inputs to `{one.id}` today by about {len(model.subjects)} subjects, each"
+                f" beyond its own usual; the days before had at most {model.baseline.most} (limit {round(limit)})"
+            )
+            evidence = tuple(model.evidence)
+            found = (Finding(self.name, None, None, Severity.HIGH, said, evidence, one.at_ns, None, one.resource),)
+        model.baseline.note(use.day, beyond, params.together)
+        return found
+
+    def merge(self, other: "ModelExtraction") -> None:
+        """Take in what another host, with the same key, saw of the day that runs here; any number of times."""
+        for about, theirs in other.models():
+            ours = self._models.get(about)
+            if ours is not None and ours.baseline.day == theirs.baseline.day:
+                ours.beyond.merge(theirs.beyond)
+                ours.subjects.merge(theirs.subjects)
+
+    def models(self) -> Iterator[tuple[str, _Model]]:
+        """Return what is known of each model."""
+        return self._models.items()
+
+    def snapshot(self) -> dict[str, Any]:
+        """See Fold.snapshot."""
+        return {"uses": self._uses.pack(_Use.pack), "models": self._models.pack(_Model.pack)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See Fold.restore."""
+        made = ModelExtraction(self.params, self._key)
+        try:
+            made._uses.unpack(state_of(state, "uses"), _Use.unpack)
+            made._models.unpack(state_of(state, "models"), _Model.unpack)
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError("not a state of `model_extraction`") from error
+        self._uses, self._models = made._uses, made._models

@@ -1,0 +1,44 @@
+"""What detectors have in common.
+
+Law: a detector keeps plain values in bounded tables and reads no clock; the same
+events in give the same findings and the same snapshot out. Non-goal: deciding what a finding costs whom.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Final
+
+from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding
+from ext_authz.monitor.detectors.seen import Seen, seen
+
+Found = Sequence[Finding]
+NONE: Final[Found] = ()
+
+
+class Fold:
+    """A detector that sees events already read; `observe` reads one for itself."""
+
+    name: ClassVar[str]
+
+    def observe(self, event: Mapping[str, Any], now_ns: int) -> Found:
+        """Take one audit event in; see Detector.observe."""
+        one = seen(event, now_ns)
+        return NONE if one is None else self.see(one)
+
+    def see(self, one: Seen) -> Found:
+        """Take one event in that `seen` read."""
+        raise NotImplementedError
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return all that is remembered as JSON data."""
+        raise NotImplementedError
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Remember what `snapshot` returned, and nothing else; raises SnapshotError and then remembers what it did."""
+        raise NotImplementedError
+
+
+def kept(evidence: list[str], event_id: str) -> None:
+    """Keep the first half of the evidence and the newest of the rest."""
+    if len(evidence) >= MAX_EVIDENCE:
+        del evidence[MAX_EVIDENCE // 2]
+    evidence.append(event_id)

@@ -1,0 +1,75 @@
+"""How many distinct things, in 256 bytes, mergeable: HyperLogLog.
+
+Law: hashes are keyed, so nobody can choose inputs that collide. Source:
+Flajolet, Fusy, Gandouet, Meunier, "HyperLogLog" (AofA 2007), with linear
+counting for small sets. Non-goal: removing.
+"""
+
+import hashlib
+import math
+from typing import Final
+
+REGISTERS: Final = 256
+"""Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
+_ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
+_BITS: Final = 56
+
+
+def digest(value: str, key: bytes) -> int:
+    """Return a keyed 64-bit hash. `key` is up to 64 bytes and secret: who knows it can make collisions."""
+    return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest())
+
+
+class Distinct:
+    """A set of which only the size can be asked, ± 6.5 % (one standard deviation)."""
+
+    __slots__ = ("_empty", "_registers", "_sum")
+
+    def __init__(self, registers: bytes = b"") -> None:
+        """Take the registers of `pack`, or none; raises ValueError when there are not 256 of at most 57."""
+        if registers and (len(registers) != REGISTERS or max(registers) > _BITS + 1):
+            raise ValueError("not the registers of a sketch")
+        self._registers = bytearray(registers or REGISTERS)
+        self._recount()
+
+    def _recount(self) -> None:
+        self._empty = self._registers.count(0)
+        self._sum = math.fsum(2.0**-rank for rank in self._registers)
+
+    def add(self, hashed: int) -> None:
+        """Add a thing by its 64-bit hash."""
+        place = hashed & (REGISTERS - 1)
+        rank = _BITS + 1 - (hashed >> 8).bit_length()
+        was = self._registers[place]
+        if rank > was:
+            self._registers[place] = rank
+            self._empty -= was == 0
+            self._sum += 2.0**-rank - 2.0**-was
+
+    def merge(self, other: "Distinct") -> None:
+        """Become the sketch of both sets together."""
+        self._registers = bytearray(map(max, self._registers, other.registers))
+        self._recount()
+
+    @property
+    def registers(self) -> bytes:
+        """The registers, REGISTERS bytes."""
+        return bytes(self._registers)
+
+    def __len__(self) -> int:
+        """Return the estimate."""
+        estimate = _ALPHA * REGISTERS * REGISTERS / self._sum
+        if estimate <= 2.5 * REGISTERS and self._empty:
+            return round(REGISTERS * math.log(REGISTERS / self._empty))
+        return round(estimate)
+
+    def pack(self) -> str:
+        """Return it as text."""
+        return self._registers.hex()
+
+    @classmethod
+    def unpack(cls, packed: object) -> "Distinct":
+        """Return what `pack` wrote; raises ValueError."""
+        if not isinstance(packed, str):
+            raise ValueError("not the registers of a sketch")  # noqa: TRY004  one kind of error for a damaged state
+        return cls(bytes.fromhex(packed))

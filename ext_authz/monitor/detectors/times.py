@@ -1,0 +1,212 @@
+"""Active at an hour of the week when a subject never is.
+
+Law: a profile of hours in which the subject was active, however busy, so that no burst is taken for a habit; a
+subject that is surprising by habit is held to its own most surprising day. Non-goal: opening hours (time windows are).
+"""
+
+import math
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ext_authz.monitor.detectors.baseline import texts, whole
+from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity
+from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.seen import HOUR, Seen
+from ext_authz.monitor.detectors.table import Table
+
+WEEK_HOURS: Final = 168
+_EARNED: Final = 16
+"""Requests within an hour after which a subject stays in the table."""
+_DAYS: Final = ("Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday")
+
+
+@dataclass(frozen=True, slots=True)
+class TimeParams:
+    """Parameters of `unusual_time` (docs/monitoring.md)."""
+
+    warm_days: int = 14
+    """Days since a subject was first seen before it is judged."""
+    warm_active_days: int = 10
+    """Of these, days on which it was active."""
+    warm_hours: int = 40
+    """Active hours (not requests) before it is judged."""
+    surprise: float = 3.0
+    """How improbable the hour must be: minus the logarithm of its probability in relation to an even spread."""
+    margin: float = 0.3
+    """How far it must exceed the most surprising hour of the subject's last 28 active days."""
+    requests: int = 3
+    """Requests within the hour before it counts: one retry or a phone that wakes up is no visit."""
+    half_life_weeks: float = 4.0
+    """After this time an active hour counts half."""
+    quiet_hours: int = 12
+    """One alert per subject in this time."""
+    max_subjects: int = 20_000
+    """Subjects that are remembered."""
+
+
+class _Profile:
+    __slots__ = ("alarmed", "days", "evidence", "first", "hour", "hours", "judged", "n", "surprises", "today", "week")
+
+    def __init__(self, hour: int) -> None:
+        self.first = hour
+        self.hour = hour
+        self.week = hour // WEEK_HOURS
+        self.n = 0
+        self.days = 0
+        self.alarmed = 0
+        self.judged = -1.0
+        """Surprise of the hour that runs; below 0 until it was computed."""
+        self.today = 0.0
+        self.surprises: list[float] = []
+        self.hours = array("f", bytes(4 * WEEK_HOURS))
+        self.evidence: list[str] = []
+
+    def pack(self) -> list[Any]:
+        cells = {str(cell): weight for cell, weight in enumerate(self.hours) if weight}
+        rest = [self.judged, self.today, list(self.surprises), cells, self.evidence]
+        return [self.first, self.hour, self.week, self.n, self.days, self.alarmed, *rest]
+
+    @classmethod
+    def unpack(cls, packed: Any) -> "_Profile":  # noqa: ANN401
+        first, hour, week, n, days, alarmed, judged, today, surprises, cells, evidence = packed
+        made = cls(whole(hour))
+        made.first, made.week, made.n, made.days = whole(first), whole(week), whole(n), whole(days)
+        made.alarmed, made.judged, made.today = whole(alarmed), _finite(judged), _finite(today)
+        made.surprises = [_finite(each) for each in surprises[-28:]]
+        for cell, weight in cells.items():
+            made.hours[whole(int(cell))] = max(_finite(weight), 0.0)
+        made.evidence = texts(evidence, MAX_EVIDENCE)
+        return made
+
+
+def _finite(value: Any) -> float:  # noqa: ANN401
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a number")
+    return number
+
+
+class UnusualTime(Fold):
+    """A verified subject at an hour of the week at which, going by its past, it is not to be expected."""
+
+    name = "unusual_time"
+
+    def __init__(self, params: TimeParams | None = None) -> None:
+        self.params = params or TimeParams()
+        self._subjects: Table[_Profile] = Table(self.params.max_subjects)
+
+    def see(self, one: Seen) -> Found:
+        """Take one event in; what a verified subject was denied counts too, it was there."""
+        if not one.subject:
+            return NONE
+        hour = one.second // HOUR
+        known = self._subjects.get(one.subject)
+        if known is None:
+            known = _Profile(hour)
+            self._subjects.put(one.subject, known)
+        if hour != known.hour:
+            if hour < known.hour:
+                return NONE
+            self._turn(one.subject, known, hour)
+        known.n += 1
+        if len(known.evidence) < MAX_EVIDENCE:
+            kept(known.evidence, one.event_id)
+        if known.n == _EARNED:
+            self._subjects.settle(one.subject)
+        if known.n != self.params.requests:
+            return NONE
+        return self._judge(one, known)
+
+    def _turn(self, subject: str, known: _Profile, hour: int) -> None:
+        """Learn the hour that ended; one in alarm, or with few requests, teaches a quarter."""
+        params = self.params
+        if known.n:
+            cell = known.hour % WEEK_HOURS
+            odd = known.n < params.requests or (known.alarmed and known.hour - known.alarmed < params.quiet_hours)
+            known.hours[cell] += 0.25 if odd else 1.0
+        if hour // 24 != known.hour // 24:
+            known.days += 1
+            if self._is_warm(known, known.hour):
+                known.surprises.append(known.today)
+                del known.surprises[:-28]
+            known.today = 0.0
+            if known.days == 1:
+                self._subjects.settle(subject)
+        week = hour // WEEK_HOURS
+        if week != known.week:
+            fade = 0.5 ** ((week - known.week) / params.half_life_weeks)
+            for cell in range(WEEK_HOURS):
+                known.hours[cell] *= fade
+            known.week = week
+        known.hour, known.n, known.judged = hour, 0, -1.0
+        known.evidence.clear()
+
+    def _is_warm(self, known: _Profile, hour: int) -> bool:
+        params = self.params
+        return (
+            hour - known.first >= params.warm_days * 24
+            and known.days >= params.warm_active_days
+            and sum(known.hours) >= params.warm_hours
+        )
+
+    def _judge(self, one: Seen, known: _Profile) -> Found:
+        params = self.params
+        if not self._is_warm(known, known.hour):
+            return NONE
+        score = surprise(known.hours, known.hour % WEEK_HOURS)
+        limit = max(params.surprise, max(known.surprises, default=0.0) + params.margin)
+        known.today = max(known.today, score)
+        if score < limit or (known.alarmed and known.hour - known.alarmed < params.quiet_hours):
+            return NONE
+        known.alarmed = known.hour
+        day, clock = _DAYS[known.hour // 24 % 7], known.hour % 24
+        said = (
+            f"active on a {day} at {clock:02d}:00 UTC: {math.exp(-score) * 100:.1f} % as likely as an even spread of"
+            f" its {round(sum(known.hours))} active hours on {known.days} days would make it"
+            f" (surprise {score:.1f}, limit {limit:.1f})"
+        )
+        return (
+            Finding(self.name, one.subject, one.ip or None, Severity.MEDIUM, said, tuple(known.evidence), one.at_ns),
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """See Fold.snapshot."""
+        return {"subjects": self._subjects.pack(_Profile.pack)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """See Fold.restore."""
+        subjects: Table[_Profile] = Table(self.params.max_subjects)
+        subjects.unpack(state.get("subjects"), _Profile.unpack)
+        self._subjects = subjects
+
+
+_NEAR: Final = ((-2, 0.3), (-1, 0.7), (0, 1.0), (1, 0.7), (2, 0.3))
+_SAME_KIND: Final = 0.6
+_OTHER_KIND: Final = 0.1
+_WEEKEND: Final = (2, 3)  # the epoch was a Thursday
+
+
+def surprise(hours: "array[float]", cell: int) -> float:
+    """Return how surprising activity in a cell of the week (0: Thursday 00:00 UTC) is, 0 for what is usual.
+
+    Minus the logarithm of the smoothed probability of the cell in relation to
+    an even spread over the week. Neighbouring hours and the same hour on other
+    days lend their weight, working days to working days more than to weekends.
+    """
+    clock, weekend = cell % 24, cell // 24 in _WEEKEND
+    near = 0.0
+    most = 0.0
+    for day in range(7):
+        kind = 1.0 if day == cell // 24 else _SAME_KIND if (day in _WEEKEND) == weekend else _OTHER_KIND
+        found = 0.0
+        for step, weight in _NEAR:
+            found += weight * hours[(day * 24 + clock + step) % WEEK_HOURS]
+        near += kind * found
+        most += kind * sum(weight for _, weight in _NEAR)
+    total = sum(hours)
+    if not total:
+        return 0.0
+    likely = (near / most + 1 / WEEK_HOURS) / ((total + 1) / WEEK_HOURS)
+    return max(-math.log(likely), 0.0)

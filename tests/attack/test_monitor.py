@@ -1,0 +1,124 @@
+"""Attacks on the detectors themselves: poisoning, flooding, hiding among others, and making others look guilty."""
+
+from ext_authz.monitor.detectors import Detectors, Severity
+from ext_authz.monitor.detectors.clients import ImpossibleClientChange
+from ext_authz.monitor.detectors.credentials import CredentialParams, CredentialStuffing
+from ext_authz.monitor.detectors.times import UnusualTime
+from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
+from tests.support.monitor_events import at, event, feed, working_days
+
+KEY = b"k" * 32
+
+
+def hour_of(day, count, subject="sub:mallory"):
+    return [event(at(day, 10) + number * 3600 / count, subject) for number in range(count)]
+
+
+def test_a_baseline_poisoned_by_a_slow_ramp_still_gives_an_alarm():
+    """1.3 times more each day never is three times the most before; the anchor sees it."""
+    detector = UnusualVolume()
+    count, found = 60.0, []
+    for day in range(14):
+        assert feed(detector, hour_of(day, 60)) == []
+    for day in range(14, 50):
+        count *= 1.3
+        found = feed(detector, hour_of(day, round(count)))
+        if found:
+            break
+    assert found
+    assert count < 60 * 200
+
+
+def test_one_day_of_excess_does_not_make_the_next_usual():
+    detector = UnusualVolume()
+    for day in range(14):
+        feed(detector, hour_of(day, 60))
+    assert feed(detector, hour_of(14, 5000))
+    assert feed(detector, hour_of(15, 5000))
+
+
+def test_single_requests_at_night_do_not_teach_that_nights_are_usual():
+    detector = UnusualTime()
+    for day in range(28):
+        feed(detector, working_days([day]))
+        feed(detector, [event(at(day, 3)), event(at(day, 3.2))] if day % 7 == 1 else [])
+    assert feed(detector, [event(at(29, 3) + 60 * number) for number in range(5)])
+
+
+def test_a_flood_of_subjects_evicts_nobody_who_was_here_on_two_days():
+    detector = UnusualVolume(VolumeParams(max_subjects=100))
+    for day in range(14):
+        feed(detector, hour_of(day, 60, "sub:victim"))
+        feed(detector, [event(at(day, 12) + number, f"sub:{day}-{number}") for number in range(300)])
+    assert [each.subject for each in feed(detector, hour_of(14, 5000, "sub:victim"))] == ["sub:victim"]
+
+
+def test_a_flood_of_sources_does_not_hide_a_source_that_guesses():
+    detector = CredentialStuffing(CredentialParams(max_sources=100), KEY)
+    found, sent = [], 0
+    for number in range(10):
+        for _ in range(2):
+            found += feed(detector, [event(at(0) + sent, None, claimed=f"user-{number}-{sent}", ip="203.0.113.9")])
+            sent += 1
+        flood = [event(at(0) + sent, None, claimed="", ip=f"198.51.{n // 250}.{n % 250}") for n in range(20)]
+        feed(detector, flood)
+    assert [each.source for each in found] == ["203.0.113.9"]
+
+
+def test_hopping_through_a_prefix_of_one_s_own_is_one_source():
+    detector = CredentialStuffing(key=KEY)
+    hops = [event(at(0) + n, None, claimed=f"user-{n}", ip=f"2001:db8:1:2::{n:x}") for n in range(20)]
+    assert [each.source for each in feed(detector, hops)] == ["2001:db8:1:2::/64"]
+
+
+def test_nobody_is_made_guilty_by_being_named():
+    """A thousand bad credentials, attacks of every kind in the victim's name: no finding has the victim as subject."""
+    detectors = Detectors(key=KEY)
+    feed(detectors, working_days(range(28), subject="sub:victim", ip="192.0.2.1"))
+    found = []
+    for number in range(1000):
+        made = event(
+            at(28, 3) + number, None, claimed=("victim", "sub:victim", f"u{number}")[number % 3],
+            ip=f"203.0.{number % 50}.9", reason=("invalid_token", "no_credentials", "no_route", "revoked")[number % 4],
+            path=f"/v2/models/{number}/infer",
+        )  # fmt: skip
+        found += detectors.observe(made, 2**62)
+    assert found
+    assert {each.subject for each in found} == {None}
+    assert feed(detectors, working_days([28], subject="sub:victim", ip="192.0.2.1")) == []
+
+
+def test_guessing_from_the_victim_s_own_network_does_not_turn_the_victim_s_login_into_an_alarm():
+    detector = CredentialStuffing(key=KEY)
+    feed(detector, [event(at(0), "sub:victim", ip="192.0.2.1"), event(at(0, 15), "sub:victim", ip="192.0.2.1")])
+    guesses = [event(at(1) + n, None, claimed=f"user-{n}", ip="192.0.2.1") for n in range(30)]
+    assert [each.severity for each in feed(detector, guesses)] == [Severity.HIGH]
+    assert feed(detector, [event(at(1, 13), "sub:victim", ip="192.0.2.1")]) == []
+
+
+def test_an_attacker_beside_the_victims_does_not_hide_behind_their_habit_of_succeeding():
+    detector = CredentialStuffing(key=KEY)
+    feed(detector, [event(at(0) + n, f"sub:user-{n}", ip="192.0.2.1") for n in range(60)])
+    found = feed(detector, [event(at(1) + n, None, claimed=f"user-{n}", ip="192.0.2.1") for n in range(60)])
+    assert [each.source for each in found] == ["192.0.2.1"]
+
+
+def test_a_stolen_token_is_not_made_at_home_by_the_thief_in_a_minute():
+    detector = ImpossibleClientChange()
+    feed(detector, [event(at(day), token="t", ip="192.0.2.1") for day in range(5)])
+    thief = [
+        event(at(5) + n, token="t", ip=("192.0.2.1", "203.0.113.1", "198.51.100.1", "100.64.0.1")[n % 4])
+        for n in range(20)
+    ]
+    assert [each.subject for each in feed(detector, thief)] == ["sub:alice"]
+
+
+def test_an_event_from_the_future_does_not_blind_the_detectors():
+    """A host with a wrong clock: its events count as of now, and the hours that follow are judged as ever."""
+    detector = UnusualVolume()
+    for day in range(14):
+        for each in hour_of(day, 60):
+            detector.observe(each, at(day, 11) * 10**9)
+    future = event(at(4000), "sub:mallory")
+    assert detector.observe(future, at(14, 9) * 10**9) == ()
+    assert [f for each in hour_of(14, 5000) for f in detector.observe(each, at(14, 11) * 10**9)]
