@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
 from pydantic_core import PydanticCustomError
@@ -23,6 +24,8 @@ _SIZE = re.compile(r"([0-9]{1,16})(B|KiB|MiB|GiB|TiB)?\Z")
 _MILLISECONDS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 _BYTES = {None: 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 _SHOWN = 80
+_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
+_VISIBLE = re.compile(r"[!-~]{1,2048}\Z")
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -138,6 +141,25 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     context = info.context
     base = context.get("base") if isinstance(context, Mapping) else None
     return Path(base) / path if base is not None else path
+
+
+def url_problem(url: str, *, plaintext: bool = False) -> str | None:
+    """Say why what is trusted cannot be fetched from `url`, or None.
+
+    `https`, or `http` on loopback (anywhere with `plaintext`), and nothing hidden in it.
+    """
+    if not _VISIBLE.match(url):
+        return "is not a URL"
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return "is not a URL"
+    if not parts.hostname or port == 0 or parts.username is not None or parts.fragment or "\\" in url:
+        return "is not a URL of a host and a path alone"
+    if parts.scheme == "https" or (parts.scheme == "http" and (plaintext or _LOOPBACK.fullmatch(parts.hostname))):
+        return None
+    return "is neither `https` nor on loopback: whoever is on the way could answer in its place"
 
 
 T = TypeVar("T")

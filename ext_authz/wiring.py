@@ -84,7 +84,11 @@ def load(path: FilePath, environ: Mapping[str, str]) -> tuple[Inputs, Snapshot]:
 
     Raises DocumentError with the mistakes of both at once.
     """
-    draft = config.read_inputs(path, environ)
+    return finished(config.read_inputs(path, environ))
+
+
+def finished(draft: config.Draft) -> tuple[Inputs, Snapshot]:
+    """Return inputs and snapshot of what was read, as load does. Raises DocumentError."""
     snapshot, mistakes = attempt(draft)
     if mistakes or draft.inputs is None or snapshot is None:
         raise DocumentError(mistakes, draft.texts)

@@ -4,38 +4,18 @@ Law: exactly one source of keys, algorithms that fit it, and no default that let
 an issuer grant roles. Non-goal: what holds between issuers (together.py, config).
 """
 
-import re
 from typing import Annotated, Final, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, WithJsonSchema, model_validator
 
 from ext_authz.authn.jws import ALGORITHMS, HMAC_BYTES
 from ext_authz.authn.names import bare_problem
 from ext_authz.authn.places import TokenPlace
-from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, mistake, shown
+from ext_authz.settings import FilePath, Flag, NonEmptyText, Seconds, Settings, Some, mistake, shown, url_problem
 
 MAX_LEEWAY: Final = 300
 MIN_STALE: Final = 60
 CONFIGURATION: Final = "/.well-known/openid-configuration"
-_LOOPBACK = re.compile(r"localhost|127(?:\.[0-9]{1,3}){3}|::1")
-_VISIBLE = re.compile(r"[!-~]{1,2048}\Z")
-
-
-def url_problem(url: str) -> str | None:
-    """Say why keys cannot be fetched from `url`, or None: `https`, or `http` on loopback, and nothing hidden in it."""
-    if not _VISIBLE.match(url):
-        return "is not a URL"
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return "is not a URL"
-    if not parts.hostname or port == 0 or parts.username is not None or parts.fragment or "\\" in url:
-        return "is not a URL of a host and a path alone"
-    if parts.scheme == "https" or (parts.scheme == "http" and _LOOPBACK.fullmatch(parts.hostname)):
-        return None
-    return "is neither `https` nor on loopback: whoever is on the way could put in keys of his own"
 
 
 def _url(value: object) -> str:

@@ -13,6 +13,7 @@ from ext_authz.cli import (
     access,
     approve,
     audit,
+    bundle,
     cases,
     changes,
     checks,
@@ -51,6 +52,7 @@ app.command(rich_help_panel=_POLICIES)(checks.explain)
 app.command("test", rich_help_panel=_POLICIES)(cases.run_tests)
 app.command(rich_help_panel=_POLICIES)(replay.replay)
 app.command(rich_help_panel=_POLICIES)(access.access)
+app.add_typer(bundle.app, name="bundle", rich_help_panel=_POLICIES)
 app.command(rich_help_panel=_STATE)(approve.approve)
 app.command(rich_help_panel=_STATE)(changes.approvals)
 app.command(rich_help_panel=_STATE)(changes.revoke)

@@ -5,7 +5,7 @@ not load is never half used. Non-goal: building a snapshot (wiring does).
 """
 
 from ext_authz.config.inputs import Draft, Inputs, load_inputs, patterns, read_inputs
-from ext_authz.config.load import Loaded, load
+from ext_authz.config.load import Loaded, load, read
 from ext_authz.config.run_dir import KEPT_KEYS, kept_keys, prepare_run_dir, run_dir_problem
 from ext_authz.config.schema import AdminSettings, ServerSettings, Settings
 
@@ -22,6 +22,7 @@ __all__ = [
     "load_inputs",
     "patterns",
     "prepare_run_dir",
+    "read",
     "read_inputs",
     "run_dir_problem",
 ]

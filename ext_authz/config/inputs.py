@@ -16,6 +16,11 @@ from typing import Any, Final
 
 import orjson
 
+from ext_authz.bundle.kept import archive_path
+from ext_authz.bundle.keys import KeyFileError
+from ext_authz.bundle.problems import BundleError
+from ext_authz.bundle.trust import Bundle, is_test
+from ext_authz.config.bundles import PREFIX, BundleFacts, opened
 from ext_authz.config.load import Loaded, decode, parse, read, read_bytes, reason
 from ext_authz.config.schema import Settings
 from ext_authz.config.variables import recorded
@@ -52,19 +57,22 @@ class Inputs:
     policy_files: tuple[str, ...]
     resource_files: tuple[str, ...]
     loaded: Loaded = field(compare=False, repr=False)
+    bundle: BundleFacts | None = None
     revision: str = field(init=False)
 
     def __post_init__(self) -> None:
         """Digest the contents under names that do not depend on where the folder stands."""
         digest = hashlib.sha256()
         base = FilePath(self.file).parent
-        for name, data in sorted((os.path.relpath(path, base), data) for path, data in self.files.items()):
+        for name, data in sorted((_standing(path, base), data) for path, data in self.files.items()):
             digest.update(orjson.dumps([name, len(data)]))
             digest.update(data)
         if self.values:
             # A variable may hold a short secret, and revisions are published: make guessing it from one slow.
             digest.update(hashlib.scrypt(orjson.dumps(sorted(self.values.items())), salt=b"revision", n=4096, r=8, p=1))
-        object.__setattr__(self, "revision", digest.hexdigest()[:_REVISION_DIGITS])
+        # The bundle's own number is part of it, so that every decision, metric and event says which bundle it was.
+        number = "" if self.bundle is None else f"-b{self.bundle.revision}"
+        object.__setattr__(self, "revision", digest.hexdigest()[:_REVISION_DIGITS] + number)
 
     @property
     def settings(self) -> Settings:
@@ -116,6 +124,7 @@ class Inputs:
                 "policies": self.policies,
                 "policy_files": self.policy_files,
                 "resource_files": self.resource_files,
+                "bundle": None if self.bundle is None else self.bundle.plain(),
                 "revision": self.revision,
             }
         )
@@ -137,6 +146,7 @@ class Inputs:
             policy_files=tuple(plain["policy_files"]),
             resource_files=tuple(plain["resource_files"]),
             loaded=loaded,
+            bundle=None if plain["bundle"] is None else BundleFacts(**plain["bundle"]),
         )
         if restored.revision != plain["revision"]:
             raise ValueError("the recorded revision does not fit the contents")
@@ -149,7 +159,8 @@ def patterns(inputs: Inputs) -> list[str]:
     settings = inputs.settings
     globs = [_below(base, pattern) for pattern in (*settings.policies.files, *settings.resources.files)]
     names = (name.removeprefix("file:") for name in inputs.values if name.startswith("file:"))
-    return [*globs, *(glob.escape(str(base / name)) for name in names)]
+    kept = [] if settings.policies.bundle is None else [glob.escape(str(archive_path(settings.run_dir)))]
+    return [*globs, *(glob.escape(str(base / name)) for name in names), *kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,12 +168,15 @@ class Draft:
     """What could be read, and every mistake on the way.
 
     `inputs` None: not even settings could be made. `document` None: the policies have mistakes.
+    `bundle` is the one that is believed; `bundle_error` why there is none.
     """
 
     inputs: Inputs | None
     mistakes: tuple[Diagnostic, ...]
     texts: Mapping[str, str]
     document: PolicyDocument | None = None
+    bundle: Bundle | None = None
+    bundle_error: BundleError | None = None
 
 
 def load_inputs(path: FilePath, environ: Mapping[str, str]) -> Inputs:
@@ -173,12 +187,17 @@ def load_inputs(path: FilePath, environ: Mapping[str, str]) -> Inputs:
     return draft.inputs
 
 
-def read_inputs(path: FilePath, environ: Mapping[str, str]) -> Draft:
-    """Read the configuration and every file it names; mistakes are in the result."""
+def read_inputs(path: FilePath, environ: Mapping[str, str], *, archive: bytes | None = None) -> Draft:
+    """Read the configuration and every file it names; mistakes are in the result.
+
+    `archive` is a bundle that came just now; without it the one kept in `run_dir` is verified again.
+    """
     loaded = read(path, environ)
     if loaded.settings is None or loaded.node is None:
         return Draft(None, loaded.mistakes, {loaded.file: loaded.text})
     collected = _Collected(loaded, loaded.settings, loaded.node)
+    if loaded.names_policies:
+        collected.take_bundle(archive)
     document = collected.policies() if loaded.names_policies else None
     collected.resources()
     for place, file in referenced(loaded.settings):
@@ -192,8 +211,10 @@ def read_inputs(path: FilePath, environ: Mapping[str, str]) -> Draft:
         policy_files=tuple(collected.policy_files),
         resource_files=tuple(collected.resource_files),
         loaded=loaded,
+        bundle=None if collected.bundle is None else BundleFacts.of(collected.bundle),
     )
-    return Draft(inputs, (*loaded.mistakes, *collected.mistakes), inputs.texts(), document)
+    mistakes = (*loaded.mistakes, *collected.mistakes)
+    return Draft(inputs, mistakes, inputs.texts(), document, collected.bundle, collected.bundle_error)
 
 
 class _Collected:
@@ -205,6 +226,33 @@ class _Collected:
         self.mistakes: list[Diagnostic] = []
         self.policy_files: list[str] = []
         self.resource_files: list[str] = []
+        self.bundle: Bundle | None = None
+        self.bundle_error: BundleError | None = None
+
+    def take_bundle(self, archive: bytes | None) -> None:
+        """Verify the bundle and put its files beside those of the disk, under names that no file there has."""
+        settings = self.settings.policies.bundle
+        if settings is None:
+            return
+        place: Path = ("policies", "bundle")
+        keys = [
+            self.take(key, mark_at(self.node, (*place, "public_keys", i))) for i, key in enumerate(settings.public_keys)
+        ]
+        if any(key is None for key in keys):
+            return
+        try:
+            pems = {str(path): data for path, data in zip(settings.public_keys, keys, strict=True) if data is not None}
+            self.bundle = opened(settings, pems, self.settings.run_dir, archive)
+        except KeyFileError as error:
+            self.mistakes.append(Diagnostic(mark_at(self.node, (*place, "public_keys")), str(error)))
+            return
+        except BundleError as error:
+            self.bundle_error = error
+            self.mistakes.append(Diagnostic(mark_at(self.node, place), f"bundle refused ({error.problem}): {error}"))
+            return
+        for path, data in self.bundle.files.items():
+            if not is_test(path):
+                self.files[PREFIX + path] = data
 
     def take(self, path: FilePath, mark: Mark | None, where_missing: str = "") -> bytes | None:
         name = str(path)
@@ -235,6 +283,10 @@ class _Collected:
             text = self.take_text(path, mark)
             if text is not None:
                 texts[str(path)] = text
+        for name in self._bundled("policies/"):
+            text = self.take_text(FilePath(name), None)
+            if text is not None:
+                texts[name] = text
         self.policy_files = list(texts)
         if not texts:
             return None
@@ -248,6 +300,14 @@ class _Collected:
         for path, mark in self._matching(("resources", "files"), self.settings.resources.files):
             if self.take_text(path, mark) is not None:
                 self.resource_files.append(str(path))
+        self.resource_files += [
+            name for name in self._bundled("resources/") if self.take_text(FilePath(name), None) is not None
+        ]
+
+    def _bundled(self, folder: str) -> list[str]:
+        """Return the names of the bundle's files below `folder`, in path order."""
+        found = () if self.bundle is None else self.files
+        return sorted(name for name in found if name.startswith(PREFIX + folder))
 
     def _matching(self, place: Path, patterns: tuple[str, ...]) -> list[tuple[FilePath, Mark | None]]:
         """Return the files the globs name, each once, in path order."""
@@ -262,6 +322,11 @@ class _Collected:
             for name in names:
                 found.setdefault(name, mark)
         return [(FilePath(name), mark) for name, mark in sorted(found.items())]
+
+
+def _standing(path: str, base: FilePath) -> str:
+    """Return a file's name wherever the configuration's folder stands."""
+    return path if path.startswith(PREFIX) else os.path.relpath(path, base)
 
 
 def expand(base: FilePath, pattern: str) -> list[str]:

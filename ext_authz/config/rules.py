@@ -166,7 +166,8 @@ def _advice(settings: Settings, node: MappingNode) -> Iterator[tuple[Mark | None
             "no way to prove identity is configured: every request but those of public routes is refused",
             "no_identity",
         )
-    if not settings.resources.routes and not settings.resources.catalog and not settings.resources.files:
+    resources = settings.resources
+    if not (resources.routes or resources.catalog or resources.files or settings.policies.bundle):
         yield None, "no routes are configured: every request is refused with `no_route`", "no_routes"
     if settings.server.unsafe_plaintext and not all(is_local(address) for address in settings.server.listen):
         yield (

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema
+from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, model_validator
 
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.authn.api_key import ApiKeysSettings
@@ -20,6 +20,7 @@ from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings
 from ext_authz.authn.tokens import TokensSettings
+from ext_authz.bundle.settings import BundleSettings
 from ext_authz.headers import DEFAULT_HEADERS
 from ext_authz.settings import (
     FilePath,
@@ -211,8 +212,16 @@ class ResourcesSettings(Section):
 class PoliciesSettings(Section):
     """Where the policies are."""
 
-    files: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)]
+    files: Annotated[tuple[NonEmptyText, ...], Field(min_length=1)] = ()
     """Globs, in path order; `*_test.yaml` is skipped; no match is an error."""
+    bundle: BundleSettings | None = None
+    """A signed archive of policies and resources; its policies come after those of `files`."""
+
+    @model_validator(mode="after")
+    def _come_from_somewhere(self) -> "PoliciesSettings":
+        if not self.files and self.bundle is None:
+            raise mistake("`files` or `bundle` is required")
+        return self
 
 
 class ResponseHeadersSettings(Section):

@@ -23,11 +23,16 @@ from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
+from ext_authz.server.bundles import BundleKeeper, Came
 from ext_authz.server.exposition import render
 from ext_authz.server.keys import KeyKeeper
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import (
     AUDIT_EVENTS,
+    BUNDLE_CHECKED,
+    BUNDLE_EXPIRES,
+    BUNDLE_FETCHES,
+    BUNDLE_REVISION,
     KEY_FETCHES,
     KEYS_AGE,
     KEYS_USABLE,
@@ -80,6 +85,10 @@ class Control:
             lambda keys: self._link.post(Kind.KEYS, keys.to_bytes()),
             count=lambda issuer, result: self._registry.count(KEY_FETCHES, issuer, result),
         )
+        self._bundles = BundleKeeper(settings.run_dir)
+        self._bundle_problem = ""
+        self._bundle_good_at = time.time()
+        self._expiry_told = ""
         self._token_file = settings.admin.token_file
         self._admin = AdminServer(
             settings.admin.listen,
@@ -93,10 +102,11 @@ class Control:
 
     def run(self) -> None:
         """Work until the supervisor says drain or is gone."""
-        self._recorder.lifecycle("start", details={"revision": self._reloader.inputs.revision})
+        self._recorder.lifecycle("start", details=self._details())
         self._exporter.start()
         self._writer.start()
         self._keys.start()
+        self._bundles.aim(self._reloader.wanted)
         self._admin.start()
         self._link.send(Kind.READY, f"listening on {self._admin.address} (admin)".encode())
         threading.Thread(target=self._follow, name="link", daemon=True).start()
@@ -109,9 +119,13 @@ class Control:
             self._reload.clear()
             if asked or (looks % RELOAD_LOOKS == 0 and self._reloader.changed()):
                 self._reload_now(asked=asked)
+            self._take_bundle(self._bundles.taken())
+            if asked:
+                self._bundles.look()
             if not self._reload.is_set():
                 self._done.wait(LOOK_SECONDS)
         self._keys.stop()
+        self._bundles.stop()
         self._record_changes()
         self._record("stop")
         self._spool.close()
@@ -149,6 +163,7 @@ class Control:
             log.line(CONTROL, "reload failed, the last good configuration stays:\n" + "\n".join(result.problems))
         else:
             log.line(CONTROL, f"revision {result.revision} is loaded" + (" (nothing changed)" * result.unchanged))
+        self._bundles.aim(self._reloader.wanted)
         for section in result.stale:
             log.line(CONTROL, f"`{section}` changed; that takes effect at the next start")
         self._record(
@@ -157,6 +172,57 @@ class Control:
             revision=result.revision,
             diagnostics=result.problems,
         )
+
+    def _take_bundle(self, came: Came | None) -> None:
+        """Put in force what came from the bundle's server, or say why not; running decisions notice only the former."""
+        self._tell_expiry()
+        if came is None:
+            return
+        if came.failure:
+            self._bundle_failed("unreachable", came.failure)
+            return
+        if came.archive is None:
+            self._registry.count(BUNDLE_FETCHES, "unchanged")
+            self._bundle_well()
+            return
+        result = self._reloader.reload(came.archive)
+        if result.problems:
+            self._bundle_failed(str(result.problem or "does_not_load"), "\n".join(result.problems))
+            return
+        self._bundles.settled(came)
+        self._registry.count(BUNDLE_FETCHES, "unchanged" if result.unchanged else "ok")
+        self._bundle_well()
+        if not result.unchanged:
+            self._bundles.aim(self._reloader.wanted)
+            log.line(CONTROL, f"revision {result.revision} is loaded, with {self._bundle_text()}")
+            self._record("bundle", revision=result.revision)
+
+    def _bundle_well(self) -> None:
+        if self._bundle_problem:
+            log.line(CONTROL, f"the server of the bundle has a good one again; {self._bundle_text()} is in force")
+        self._bundle_problem, self._bundle_good_at = "", time.time()
+
+    def _bundle_failed(self, result: str, problem: str) -> None:
+        self._registry.count(BUNDLE_FETCHES, result)
+        if problem == self._bundle_problem:
+            return  # said and recorded already
+        self._bundle_problem = problem
+        log.line(CONTROL, f"no new bundle ({result}): {problem}\n{self._bundle_text()} stays in force")
+        self._record("bundle", result="failed", diagnostics=(f"{result}: {problem}",))
+
+    def _bundle_text(self) -> str:
+        facts = self._reloader.inputs.bundle
+        return "no bundle" if facts is None else f"bundle `{facts.name}` revision {facts.revision}"
+
+    def _tell_expiry(self) -> None:
+        """Say once that the bundle in force is past its time: perhaps somebody holds newer ones back."""
+        facts = self._reloader.inputs.bundle
+        if facts is None or time.time() < facts.expires_at or self._expiry_told == facts.digest:
+            return
+        self._expiry_told = facts.digest
+        text = f"{self._bundle_text()} expired and stays in force: its server has had no newer one"
+        log.line(CONTROL, text)
+        self._record("bundle", result="failed", diagnostics=(f"expired: {text}",))
 
     def _record(
         self,
@@ -167,7 +233,7 @@ class Control:
         diagnostics: tuple[str, ...] = (),
         sink: Mapping[str, str] | None = None,
     ) -> None:
-        details = {"revision": revision or self._reloader.inputs.revision} if sink is None else {"sink": sink}
+        details = self._details() | ({"revision": revision} if revision else {}) if sink is None else {"sink": sink}
         try:
             self._recorder.lifecycle(what, result=result, details=details, diagnostics=diagnostics)
         except AuditUnavailable as error:
@@ -180,6 +246,14 @@ class Control:
             self._record(
                 "sink", result="ok" if state == "up" else "failed", sink={"name": sink, "state": state, "error": reason}
             )
+
+    def _details(self) -> dict[str, object]:
+        """Return which configuration, and which bundle, is in force."""
+        facts = self._reloader.inputs.bundle
+        bundle: dict[str, object] = {}
+        if facts is not None:
+            bundle = {"bundle": facts.name, "bundle_revision": facts.revision, "bundle_sha256": facts.digest}
+        return {"revision": self._reloader.inputs.revision, **bundle}
 
     def _record_changes(self) -> None:
         try:
@@ -232,6 +306,13 @@ class Control:
 
     def _ages(self, now: float) -> Snapshot:
         gauges: list[list[object]] = []
+        facts = self._reloader.inputs.bundle
+        if facts is not None:
+            gauges += [
+                [BUNDLE_REVISION, facts.name, facts.revision],
+                [BUNDLE_EXPIRES, facts.name, round(facts.expires_at - now)],
+                [BUNDLE_CHECKED, facts.name, max(0.0, now - self._bundle_good_at)],
+            ]
         for each in self._keys.statuses():
             gauges.append([KEYS_USABLE, each.issuer, int(each.usable)])
             if each.age is not None:

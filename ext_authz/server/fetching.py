@@ -1,19 +1,21 @@
-"""One HTTPS GET of a small JSON document, with a limit on everything.
+"""One HTTPS GET of a document, with a limit on everything.
 
-Law: done or failed by a deadline, however slowly bytes drip in; never more than MAX_BYTES; never another host than
-the one that was asked. Non-goal: what the document says (keys.py).
+Law: done or failed by a deadline, however slowly bytes drip in; never more than `max_bytes`; never another host than
+the one that was asked. Non-goal: what the document says (keys.py, bundles.py).
 """
 
 import http.client
 import io
+import re
 import socket
 import ssl
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
-from ext_authz.authn.jwt_settings import url_problem
+from ext_authz.settings import url_problem
 
 MAX_BYTES: Final = 1024 * 1024
 SECONDS: Final = 10.0
@@ -22,6 +24,8 @@ MAX_REDIRECTS: Final = 3
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
+_NOT_MODIFIED: Final = 304
+_MAX_ETAG: Final = 512
 
 
 class FetchError(Exception):
@@ -30,22 +34,41 @@ class FetchError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """What came. `max_age` is how many seconds it may be kept by its Cache-Control, None where that says nothing."""
+    """What came. `max_age` is how many seconds it may be kept by its Cache-Control, None where that says nothing.
+
+    `etag` names this version of it, "" where the server gives no name; `unchanged`: it is what `Ask.etag` names.
+    """
 
     body: bytes
     max_age: int | None
+    etag: str = ""
+    unchanged: bool = False
 
 
-def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None = None) -> Document:
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is asked for, besides where. `headers` are lower case and checked; `plaintext` lets `http` go anywhere."""
+
+    accept: str = "application/json"
+    max_bytes: int = MAX_BYTES
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    etag: str = ""
+    plaintext: bool = False
+
+
+JSON: Final = Ask()
+
+
+def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None = None, ask: Ask = JSON) -> Document:
     """Get `url` (`https`, or `http` on loopback) within `seconds`. Raises FetchError."""
     deadline = time.monotonic() + seconds
     for _ in range(MAX_REDIRECTS + 1):
-        problem = url_problem(url)
+        problem = url_problem(url, plaintext=ask.plaintext)
         if problem:
             raise FetchError(f"`{url[:200]}` {problem}")
         parts = urlsplit(url)
         try:
-            answer = _get(parts, deadline, context)
+            answer = _get(parts, deadline, context, ask)
         except TimeoutError:
             raise FetchError(f"no whole answer within {seconds:g} s") from None
         except ssl.SSLCertVerificationError as error:
@@ -69,7 +92,7 @@ def _origin(parts: SplitResult) -> tuple[str, str, int]:
     return parts.scheme, parts.hostname or "", port or _PORTS.get(parts.scheme, 0)
 
 
-def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None) -> Document | str:
+def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None, ask: Ask) -> Document | str:
     """Return the document, or where a redirect leads."""
     _, host, port = _origin(parts)
     with _Connection(socket.create_connection((host, port), _left(deadline)), deadline) as connection:
@@ -77,23 +100,35 @@ def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None) ->
             connection.secure(context or ssl.create_default_context(), host)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.send(
-            f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: application/json\r\n"
-            "accept-encoding: identity\r\nuser-agent: ext-authz\r\nconnection: close\r\n\r\n"
+            f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: {ask.accept}\r\n"
+            + "".join(f"{name}: {value}\r\n" for name, value in ask.headers.items())
+            + (f"if-none-match: {ask.etag}\r\n" if ask.etag else "")
+            + "accept-encoding: identity\r\nuser-agent: ext-authz\r\nconnection: close\r\n\r\n"
         )
         response = http.client.HTTPResponse(cast("socket.socket", connection), method="GET")  # it calls makefile only
         response.begin()
         if response.status in _REDIRECTS:
             return response.getheader("location") or ""
+        if response.status == _NOT_MODIFIED and ask.etag:
+            return Document(b"", None, ask.etag, unchanged=True)
         if response.status != _OK:
             raise FetchError(f"answers with status {response.status}")
         if response.getheader("content-encoding", "identity").lower() != "identity":
             raise FetchError("answers with a content encoding that was not asked for")
-        body = response.read(MAX_BYTES + 1)
-        if len(body) > MAX_BYTES:
-            raise FetchError(f"answers with more than {MAX_BYTES} bytes")
+        body = response.read(ask.max_bytes + 1)
+        if len(body) > ask.max_bytes:
+            raise FetchError(f"answers with more than {ask.max_bytes} bytes")
         if response.length:
             raise FetchError("the answer ends too soon")
-        return Document(body, _max_age(response.getheader("cache-control", "")))
+        return Document(body, _max_age(response.getheader("cache-control", "")), _etag(response.getheader("etag", "")))
+
+
+def _etag(header: str) -> str:
+    """Return an entity tag (RFC 9110 8.8.3) that can be sent back, "" for anything else."""
+    return header if len(header) <= _MAX_ETAG and _ETAG.match(header) else ""
+
+
+_ETAG = re.compile(r'(?:W/)?"[!#-~]*"\Z')
 
 
 def _max_age(header: str) -> int | None:

@@ -16,12 +16,13 @@ from typing import Final
 
 from ext_authz.authn.jwks import KeySet, KeySetError
 from ext_authz.authn.jws import JwsError, strict_json
-from ext_authz.authn.jwt_settings import JwtSettings, url_problem
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.remote import NO_KEYS, Fetched, RemoteKeys, usable
 from ext_authz.config import KEPT_KEYS
 from ext_authz.server import log
 from ext_authz.server.asking import Asking
 from ext_authz.server.fetching import Document, FetchError, fetch
+from ext_authz.settings import url_problem
 
 MIN_REFRESH_SECONDS: Final = 60.0
 MAX_REFRESH_SECONDS: Final = 3600.0

@@ -56,6 +56,10 @@ CLOCK_SKEW: Final = "ext_authz_clock_skew_total"
 KEYS_AGE: Final = "ext_authz_jwks_age_seconds"
 KEYS_USABLE: Final = "ext_authz_jwks_usable"
 KEY_FETCHES: Final = "ext_authz_jwks_fetches_total"
+BUNDLE_FETCHES: Final = "ext_authz_bundle_fetches_total"
+BUNDLE_REVISION: Final = "ext_authz_bundle_revision"
+BUNDLE_EXPIRES: Final = "ext_authz_bundle_expires_seconds"
+BUNDLE_CHECKED: Final = "ext_authz_bundle_age_seconds"
 
 FAMILIES: Final[dict[str, Family]] = {
     CHECKS: Family("counter", "Checks answered.", ("decision", "reason")),
@@ -79,6 +83,12 @@ FAMILIES: Final[dict[str, Family]] = {
         "gauge", "Whether an issuer's tokens can be verified: keys are here, not too old.", ("issuer",)
     ),
     KEY_FETCHES: Family("counter", "Attempts to fetch an issuer's keys.", ("issuer", "result")),
+    BUNDLE_FETCHES: Family("counter", "Looks at the server of the bundle, by what came of them.", ("result",)),
+    BUNDLE_REVISION: Family("gauge", "Revision of the bundle in force.", ("bundle",)),
+    BUNDLE_EXPIRES: Family("gauge", "Seconds until the bundle in force expires; negative: since then.", ("bundle",)),
+    BUNDLE_CHECKED: Family(
+        "gauge", "Seconds since the server last had a good bundle, or said that ours is it.", ("bundle",)
+    ),
 }
 """Every metric there is; counting anything else is a KeyError."""
 

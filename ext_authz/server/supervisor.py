@@ -20,8 +20,9 @@ from typing import Final
 
 from ext_authz import config, wiring
 from ext_authz.authn.remote import NOTHING_FETCHED, Fetched
+from ext_authz.bundle.problems import BundleError
 from ext_authz.config import Inputs
-from ext_authz.server import log
+from ext_authz.server import bundles, log
 from ext_authz.server.link import Kind, Link, pair
 from ext_authz.server.transport import BindError, sockets
 from ext_authz.state import StoreError
@@ -239,6 +240,10 @@ def serve(config_file: Path) -> int:
     Raises DocumentError for mistakes in what the user wrote, StartError for
     an address in use, a run_dir in use and the like.
     """
+    try:
+        bundles.ensure(config_file, os.environ)
+    except BundleError as error:
+        raise StartError(f"no bundle to begin with ({error.problem}): {error}") from None
     inputs, _ = wiring.load(config_file, os.environ)
     settings = inputs.settings
     config.prepare_run_dir(settings.run_dir)

@@ -77,14 +77,15 @@ def _sentence(description: str) -> str:
     )
 
 
-SECONDS = ("drain", "leeway", "max_lifetime", "lifetime", "max_age", "timeout", "linger")
+MIB = 2**20
+SECONDS = ("drain", "leeway", "max_lifetime", "lifetime", "max_age", "timeout", "linger", "poll")
 
 
 def _human(key: str, default: str) -> str:
     if default.strip("`").isdigit() and key.rpartition(".")[2] in SECONDS:
         return f"`{default.strip('`')}s`"
-    if key == "server.max_request_bytes":
-        return "`1MiB`"
+    if key.rpartition(".")[2].startswith("max_") and default.strip("`").isdigit() and int(default.strip("`")) >= MIB:
+        return f"`{int(default.strip('`')) // MIB}MiB`"
     if key == "audit.sinks[].batch.bytes":
         return "`256KiB`"
     return default

@@ -1,0 +1,148 @@
+"""`ext-authz bundle`: from a folder to an archive that a server believes, and every way it says no."""
+
+import json
+import os
+import stat
+
+import pytest
+from bundles import FILES, bundle, foreign, key, members, public_pem
+from command_line import ran
+
+from ext_authz.bundle.archive import write_archive
+from ext_authz.bundle.build import look
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, data in FILES.items():
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(data)
+    return tmp_path
+
+
+def test_a_folder_becomes_a_signed_archive_that_verifies(here, capfd):
+    assert ran(capfd, "bundle", "key", "k.pem").status == 0
+    assert stat.S_IMODE((here / "k.pem").stat().st_mode) == 0o600
+    built = ran(capfd, "bundle", "build", ".", "--name", "ml-prod", "--revision", 3, "-o", "b.tar.gz")
+    assert (built.status, "nobody has signed it yet" in built.out) == (0, True)
+    assert (
+        ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub").err
+        == "b.tar.gz: nobody signed it (unsigned)\n"
+    )
+    assert ran(capfd, "bundle", "sign", "b.tar.gz", "--key", "k.pem").status == 0
+    verified = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--name", "ml-prod")
+    assert verified.status == 0
+    assert "whole; `ml-prod` revision 3, 1 policies in 3 files" in verified.out
+    other = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--name", "ml-test")
+    assert (other.status, "(other_name)" in other.err) == (1, True)
+    late = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--at", "2099-01-01T00:00:00Z")
+    assert (late.status, "(expired)" in late.err) == (1, True)
+    shown = json.loads(ran(capfd, "bundle", "inspect", "b.tar.gz", "--json").out)
+    assert shown["revision"] == 3
+    assert [each["path"] for each in shown["files"]] == sorted(FILES)
+    assert "not verified" in ran(capfd, "bundle", "inspect", "b.tar.gz").out
+
+
+def test_the_same_folder_and_time_give_the_same_bytes(here, capfd):
+    made = []
+    for name in ("1.tar.gz", "2.tar.gz"):
+        arguments = ("--name", "a", "--revision", 1, "--created", "2026-11-23T10:00:00Z", "-o", name)
+        assert ran(capfd, "bundle", "build", ".", *arguments).status == 0
+        made.append((here / name).read_bytes())
+    assert made[0] == made[1]
+
+
+def test_signatures_of_two_keys_stand_side_by_side(here, capfd):
+    (here / "b.tar.gz").write_bytes(bundle())
+    ran(capfd, "bundle", "key", "k2.pem")
+    assert ran(capfd, "bundle", "sign", "b.tar.gz", "--key", "k2.pem").status == 0
+    (here / "k1.pub").write_bytes(public_pem(key()))
+    for public in ("k1.pub", "k2.pem.pub"):
+        found = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", public, "--at", "2027-01-16T00:00:00Z")
+        assert found.status == 0, found.err
+
+
+def test_an_altered_archive_is_not_signed(here, capfd):
+    listed = members(bundle())
+    (here / "b.tar.gz").write_bytes(write_archive([*listed[:2], ("policies/a.yaml", b"policies: []\n"), *listed[3:]]))
+    ran(capfd, "bundle", "key", "k.pem")
+    before = (here / "b.tar.gz").read_bytes()
+    signed = ran(capfd, "bundle", "sign", "b.tar.gz", "--key", "k.pem")
+    assert signed.status == 1
+    assert "(wrong_size)" in signed.err
+    assert (here / "b.tar.gz").read_bytes() == before
+
+
+def test_what_a_server_would_refuse_is_not_built(here, capfd):
+    def built():
+        return ran(capfd, "bundle", "build", ".", "--name", "a", "--revision", 1)
+
+    (here / "policies/link.yaml").symlink_to("/etc/passwd")
+    assert (built().status, "neither a file nor a folder" in built().err) == (1, True)
+    (here / "policies/link.yaml").unlink()
+    (here / "policies/.hidden.yaml").write_text("")
+    assert (built().status, "is hidden" in built().err) == (1, True)
+    (here / "policies/.hidden.yaml").unlink()
+    (here / "policies/A.yaml").write_bytes(FILES["policies/a.yaml"])
+    assert "differs from" in built().err
+    (here / "policies/A.yaml").unlink()
+    (here / "policies/b.yaml").write_text("policies:\n  - {id: x, effect: maybe}\n")
+    broken = built()
+    assert broken.status == 2
+    assert "policies/b.yaml:2:" in broken.err
+    assert not (here / "bundle.tar.gz").exists()
+    (here / "policies/b.yaml").unlink()
+    (here / "resources/r.yaml").write_text("routes: [{host: 1..2}]\n")
+    assert "resources/r.yaml:1:" in built().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("build", "nowhere", "--name", "a", "--revision", 1), "there is no file below"),
+        (("build", ".", "--name", "../a", "--revision", 1), "--name: `../a` is not"),
+        (("build", ".", "--name", "a", "--revision", 0), "`revision` is not a whole number"),
+        (("build", ".", "--name", "a", "--revision", 1, "--valid", "soon"), "--valid: `soon` is not a duration"),
+        (
+            ("build", ".", "--name", "a", "--revision", 1, "--key", "policies/a.yaml"),
+            "is not an unencrypted private key",
+        ),
+        (("sign", "nowhere", "--key", "k.pem"), "cannot read"),
+        (("inspect", "policies/a.yaml"), "(damaged)"),
+    ],
+)
+def test_mistakes_are_told(here, capfd, arguments, said):
+    result = ran(capfd, "bundle", *arguments)
+    assert result.status in (1, 2)
+    assert said in result.err
+    assert "Traceback" not in result.err
+
+
+def test_a_private_key_is_neither_overwritten_nor_taken_for_a_public_one(here, capfd):
+    ran(capfd, "bundle", "key", "k.pem")
+    assert ran(capfd, "bundle", "key", "k.pem").status == 2
+    (here / "b.tar.gz").write_bytes(bundle())
+    told = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem")
+    assert (told.status, "is a private key" in told.err) == (2, True)
+
+
+def test_inspecting_a_bomb_or_a_terminal_attack_is_safe(here, capfd):
+    import tarfile
+
+    info = tarfile.TarInfo("policies/\x1b[2J.yaml")
+    (here / "b.tar.gz").write_bytes(foreign(bundle(), (info, b"x")))
+    (here / "k1.pub").write_bytes(public_pem(key()))
+    told = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k1.pub", "--at", "2027-01-16T00:00:00Z")
+    assert told.status == 1
+    assert "\x1b" not in told.err
+
+
+def test_building_asks_the_very_verifier(here, capfd):
+    ran(capfd, "bundle", "key", "k.pem")
+    os.umask(0o022)
+    ran(capfd, "bundle", "build", ".", "--name", "a", "--revision", 1, "--key", "k.pem")
+    from ext_authz.bundle.keys import load_public
+
+    assert look((here / "bundle.tar.gz").read_bytes(), [load_public((here / "k.pem.pub").read_bytes())]).files == FILES
