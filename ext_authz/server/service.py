@@ -124,6 +124,10 @@ class Service:
             self._metrics.internal_error(error)
             return response.FAIL_CLOSED
 
+    def failed(self, error: Exception) -> None:
+        """Count a failure of a transport's own."""
+        self._metrics.internal_error(error)
+
     def overloaded(self) -> bytes:
         """Answer a check that came on top of too many others, without looking at it."""
         return self._shed(Reason.OVERLOADED, "more checks are waiting than can be answered in time")
@@ -131,6 +135,10 @@ class Service:
     def oversized(self) -> bytes:
         """Answer a message over the receive limit that the transport still handed over."""
         return self._shed(Reason.MALFORMED_REQUEST, "the message is over the receive limit")
+
+    def unread(self) -> None:
+        """Record a check whose message the transport refused or never got; whoever sent it has an error already."""
+        self._shed(Reason.MALFORMED_REQUEST, "the message is far over the receive limit, or never came")
 
     def commit(self, wait: Wait, send: Callable[[bytes], object]) -> None:
         """Send `wait.ready` once its event is durable, else `audit_unavailable`; or run the check again first.

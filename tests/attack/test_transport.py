@@ -1,5 +1,6 @@
 """Who may ask: a client name is a name of its own kind."""
 
+import contextlib
 import datetime as dt
 
 import grpc
@@ -9,7 +10,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from running_service import SCORER, start
-from wire_requests import check_request
+from wire_requests import check_request, read_reply
 
 from ext_authz.server.service import METHOD
 from ext_authz.server.transport import ListenOptions, TlsFiles, open_transport
@@ -51,7 +52,22 @@ def _certificate(ca, subject, sans, *, authority=False):
         (("ops@mesh",), [x509.RFC822Name("ops@mesh")]),
     ],
 )
-def test_a_name_of_another_kind_is_not_the_proxy_s(tmp_path, names, sans):
+@pytest.mark.parametrize("by_threads", [False, True])
+def test_a_name_of_another_kind_is_not_the_proxy_s(tmp_path, names, sans, by_threads):
+    with _asking(tmp_path, names, sans, by_threads=by_threads) as ask, pytest.raises(grpc.RpcError) as caught:
+        ask()
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+@pytest.mark.parametrize("by_threads", [False, True])
+@pytest.mark.parametrize("san", [x509.UniformResourceIdentifier(ENVOY), x509.DNSName("envoy.mesh")])
+def test_the_proxy_s_own_name_may_ask(tmp_path, san, by_threads):
+    with _asking(tmp_path, (ENVOY, "envoy.mesh"), [san], by_threads=by_threads) as ask:
+        assert read_reply(ask()).allowed
+
+
+@contextlib.contextmanager
+def _asking(tmp_path, names, sans, *, by_threads):
     ca = _certificate(None, "ca", [], authority=True)
     server = _certificate(ca, "server", [x509.DNSName("localhost")])
     client = _certificate(ca, "client", sans)
@@ -61,6 +77,8 @@ def test_a_name_of_another_kind_is_not_the_proxy_s(tmp_path, names, sans):
     running = start(tmp_path / "run")
     tls = TlsFiles(tmp_path / "server.pem", tmp_path / "server.key", tmp_path / "ca.pem", names)
     transport = open_transport("grpcio", running.service, ListenOptions(("127.0.0.1:0",), 1 << 20, tls=tls))
+    if by_threads:
+        transport._take_calls = lambda: None
     (address,) = transport.start()
     try:
         credentials = grpc.ssl_channel_credentials(
@@ -69,8 +87,7 @@ def test_a_name_of_another_kind_is_not_the_proxy_s(tmp_path, names, sans):
         )  # fmt: skip
         channel = grpc.secure_channel(address, credentials, [("grpc.ssl_target_name_override", "localhost")])
         message = check_request("GET", "/v2/models/fraud", principal=SCORER)
-        with pytest.raises(grpc.RpcError):
-            channel.unary_unary(METHOD)(message, timeout=5)
+        yield lambda: channel.unary_unary(METHOD)(message, timeout=5)
     finally:
         transport.stop(0)
         running.close()

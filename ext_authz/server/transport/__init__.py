@@ -3,12 +3,19 @@
 Law: a transport moves bytes, bounds them and drains; it decides nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
-from ext_authz.server.service import Service
+from ext_authz.response import FAIL_CLOSED
+from ext_authz.server.service import Service, Wait
+
+TOGETHER: Final = 32
+"""Checks that share one write to the trail and leave together."""
+
+Respond = Callable[[bytes], object]
+"""Sends one call its answer, from any thread. Does not raise, whatever became of the caller."""
 
 
 class BindError(Exception):
@@ -92,4 +99,23 @@ def is_local(address: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
-Respond = Callable[[bytes], None]
+def answer(service: Service, checks: Sequence[tuple[bytes, Respond]], limit: int) -> None:
+    """Answer checks that have arrived together, those over `limit` bytes with a denial. Never raises.
+
+    All are decided before the first leaves: an answer wakes whoever sends it, who may take the CPU from the others.
+    """
+    read = [(data, respond) for data, respond in checks if len(data) <= limit]
+    try:
+        answers = service.check_all([data for data, _ in read])
+    except Exception as error:  # noqa: BLE001  everyone waits behind this thread: it must go on, and they be told
+        service.failed(error)
+        answers = [FAIL_CLOSED] * len(read)
+    for (_, respond), ready in zip(read, answers, strict=True):
+        if isinstance(ready, Wait):
+            service.commit(ready, respond)
+        else:
+            respond(ready)
+    if len(read) < len(checks):
+        for data, respond in checks:
+            if len(data) > limit:
+                respond(service.oversized())

@@ -2,22 +2,28 @@
 
 import queue
 import ssl
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 
 from ext_authz.server.service import METHOD, Service, Wait
-from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, sockets
+from ext_authz.server.transport import BindError, ListenOptions, Respond, TlsFiles, answer, sockets
+from ext_authz.server.transport.calls import Call, Calls
 from ext_authz.server.transport.health import Health
 from ext_authz.server.transport.pool import ParkingPool
 
 THREADS = 8
 PARKED = 256
 """Calls that may wait for the disk at once; each holds a thread beyond the working ones."""
+OVERSIZE = 2
+"""A message up to this many times the limit is still taken, so that its refusal is an answer and not a gRPC error."""
 _MIN_REMAINING_SECONDS = 0.002
 """A caller that waits no longer than this is gone before the answer is; the check is shed."""
+
+_NOT_NAMED = "this client's certificate is not one that may ask"
 
 
 class GrpcioTransport:
@@ -33,7 +39,7 @@ class GrpcioTransport:
         self._server = grpc.server(
             cast("ThreadPoolExecutor", self._pool),  # the stubs want the class, grpcio any executor
             options=[
-                ("grpc.max_receive_message_length", options.max_receive_bytes),
+                ("grpc.max_receive_message_length", OVERSIZE * options.max_receive_bytes),
                 ("grpc.so_reuseport", int(options.reuse_port)),
                 # Envoy's keepalive pings (envoy.md 5) must not count as abuse.
                 ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -42,15 +48,20 @@ class GrpcioTransport:
             ],
         )
         self._bound: tuple[str, ...] = ()
+        self._calls: Calls | None = None
 
     def start(self) -> tuple[str, ...]:
         """Bind and serve; return the bound addresses. Raises BindError."""
-        service, _, method = METHOD[1:].partition("/")
-        handler = grpc.unary_unary_rpc_method_handler(self._handle)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
+        self._calls = self._take_calls()
+        if self._calls is None:
+            service, _, method = METHOD[1:].partition("/")
+            handler = grpc.unary_unary_rpc_method_handler(self._handle)
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, {method: handler}),))
         self._health.add_to(self._server)
         self._bound = tuple(self._bind(address) for address in self._options.addresses)
         self._server.start()
+        if self._calls is not None:
+            self._calls.start()
         return self._bound
 
     def set_serving(self, *, serving: bool) -> None:
@@ -61,9 +72,14 @@ class GrpcioTransport:
         """Drain for up to `grace_seconds`, then close."""
         self._health.set_serving(serving=False)
         self._server.stop(grace_seconds).wait(grace_seconds + 1)
+        if self._calls is not None:
+            self._calls.stop()
         self._pool.shutdown()
         for address in self._bound:
             sockets.remove(address)
+
+    def _take_calls(self) -> Calls | None:
+        return Calls.attach(self._server, METHOD, self._answer)
 
     def _bind(self, address: str) -> str:
         credentials = _credentials(self._options.tls) if self._options.tls is not None else None
@@ -83,15 +99,34 @@ class GrpcioTransport:
             return address
         return f"{address.rpartition(':')[0]}:{port}"
 
+    def _answer(self, calls: Sequence[Call]) -> None:
+        due = time.time() + _MIN_REMAINING_SECONDS
+        names = self._options.tls.client_names if self._options.tls is not None else ()
+        checks: list[tuple[bytes, Respond]] = []
+        for call in calls:
+            if call.message is None:
+                self._service.unread()
+            elif names and not _named(call.peer(), names):
+                call.refuse(_NOT_NAMED)
+            elif call.deadline < due:
+                call.respond(self._service.overloaded())
+            else:
+                checks.append((call.message, call.respond))
+        answer(self._service, checks, self._options.max_receive_bytes)
+
     def _handle(self, data: bytes, context: grpc.ServicerContext) -> bytes:
         tls = self._options.tls
-        if tls is not None and tls.client_names and not _named(context, tls.client_names):
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this client's certificate is not one that may ask")
+        if tls is not None and tls.client_names:
+            peer = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
+            if not _named(peer, tls.client_names):
+                context.abort(grpc.StatusCode.PERMISSION_DENIED, _NOT_NAMED)
         remaining = context.time_remaining()
         if remaining < _MIN_REMAINING_SECONDS:
             return self._service.overloaded()
-        answer = self._service.check(data)
-        return self._parked(answer) if isinstance(answer, Wait) else answer
+        if len(data) > self._options.max_receive_bytes:
+            return self._service.oversized()
+        ready = self._service.check(data)
+        return self._parked(ready) if isinstance(ready, Wait) else ready
 
     def _parked(self, wait: Wait) -> bytes:
         """Hold this thread until the event is durable; a full car park answers at once."""
@@ -103,11 +138,10 @@ class GrpcioTransport:
             return done.get()
 
 
-def _named(context: grpc.ServicerContext, names: tuple[str, ...]) -> bool:
+def _named(presented: Mapping[str, Sequence[bytes]], names: tuple[str, ...]) -> bool:
     # By kind: a DNS or e-mail SAN that spells a SPIFFE ID is none, nor is a URI without a scheme a host.
-    presented = cast("Mapping[str, Iterable[bytes]]", context.auth_context())
-    uris = (name for name in presented.get("x509_uri", ()) if b"://" in name)
-    hosts = (name for name in presented.get("x509_dns", ()) if b"://" not in name)
+    uris = (name for name in presented.get("peer_uri", ()) if b"://" in name)
+    hosts = (name for name in presented.get("peer_dns", ()) if b"://" not in name)
     return any(name.decode("utf-8", "replace") in names for name in (*uris, *hosts))
 
 

@@ -7,7 +7,6 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -15,16 +14,13 @@ from pathlib import Path
 import grpc
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
-from ext_authz.server.service import METHOD, Service, Wait
-from ext_authz.server.transport import BindError, ListenOptions, sockets
+from ext_authz.server.service import METHOD, Service
+from ext_authz.server.transport import TOGETHER, BindError, ListenOptions, answer, sockets
 from ext_authz.server.transport.health import Health
 
 BATCH = 4096
 BACKLOG = 2048
 """Checks of one batch that are decided; those behind them would be answered too late and are shed."""
-
-TOGETHER = 32
-"""Checks that share one write to the trail and leave together."""
 
 
 class NativeTransport:
@@ -111,22 +107,14 @@ class NativeTransport:
         return path
 
     def _dispatch(self, front: NativeGrpcFront) -> None:
-        while (events := front.recv_batch(BATCH)) is not None:
-            calls = [(call_id, data) for kind, call_id, _, data, _ in events if kind == EVENT_CALL and data is not None]
-            for start in range(0, min(len(calls), BACKLOG), TOGETHER):
-                self._answer(front, calls[start : min(start + TOGETHER, BACKLOG)])
-            for call_id, _ in calls[BACKLOG:]:
-                front.respond(call_id, self._service.overloaded())
-
-    def _answer(self, front: NativeGrpcFront, calls: Sequence[tuple[int, bytes]]) -> None:
-        """Decide some checks, then answer them: each answer wakes the I/O thread, which may take the CPU from us."""
         limit = self._options.max_receive_bytes
-        read = [(call_id, data) for call_id, data in calls if len(data) <= limit]
-        for (call_id, _), answer in zip(read, self._service.check_all([data for _, data in read]), strict=True):
-            if isinstance(answer, Wait):
-                self._service.commit(answer, partial(front.respond, call_id))
-            else:
-                front.respond(call_id, answer)
-        for call_id, data in calls:
-            if len(data) > limit:
-                front.respond(call_id, self._service.oversized())
+        while (events := front.recv_batch(BATCH)) is not None:
+            calls = [
+                (data, partial(front.respond, call_id))
+                for kind, call_id, _, data, _ in events
+                if kind == EVENT_CALL and data is not None
+            ]
+            for start in range(0, min(len(calls), BACKLOG), TOGETHER):
+                answer(self._service, calls[start : min(start + TOGETHER, BACKLOG)], limit)
+            for _, respond in calls[BACKLOG:]:
+                respond(self._service.overloaded())
