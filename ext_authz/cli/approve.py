@@ -1,6 +1,6 @@
 """`approve`: one person's approval of one policy for one subject, for a while.
 
-Law: the approver is who a verified token with MFA says, or honestly only
+Law: the approver is who a verified token with MFA says and whom the policies let approve, or honestly only
 `os:USER`; nobody approves for themselves; an approval is bound to the policy's digest.
 """
 
@@ -9,13 +9,14 @@ Law: the approver is who a verified token with MFA says, or honestly only
 import os
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ext_authz.cli.changes import SECOND, operator, record, subject_of
-from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, printable, seconds_of
+from ext_authz.cli.changes import SECOND, open_store, operator, record, subject_of
+from ext_authz.cli.frame import DEFAULT_CONFIG, DOES_NOT_HOLD, CommandError, ConfigOption, printable, seconds_of
 from ext_authz.documents import did_you_mean
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from ext_authz.config import Inputs
     from ext_authz.model import Identity
     from ext_authz.state import State
+    from ext_authz.state.changes import Change
+    from ext_authz.tools.approving import Ruling
 
 MAX_TOKEN_BYTES: Final = 64 * 1024
 
@@ -46,6 +49,7 @@ def approve(
     """
     from ext_authz import wiring
     from ext_authz.state.changes import Change, Kind
+    from ext_authz.tools.approving import Wish, is_required, rule
 
     if not withdraw and not (ttl and reason):
         raise CommandError("an approval needs `--ttl` and `--reason`")
@@ -55,7 +59,9 @@ def approve(
     target = subject_of(subject)
     if target.startswith("group:"):
         raise CommandError(f"--for: `{subject}` is a group; an approval is for one subject")
-    approver = _approver(inputs, snapshot, token, group, target, now_ns)
+    seconds = 0 if withdraw else seconds_of(ttl, "--ttl")
+    asks_policies = not withdraw and is_required(snapshot, always=inputs.settings.state.approvers == "policy")
+    approver, identity = _approver(inputs, snapshot, token, group, target, now_ns, asks_policies=asks_policies)
     change = Change(
         kind=Kind.APPROVAL,
         by=approver,
@@ -63,13 +69,42 @@ def approve(
         reason=reason,
         withdraw=withdraw,
         subject=target,
-        expires_at=None if withdraw else now_ns // SECOND + seconds_of(ttl, "--ttl"),
+        expires_at=None if withdraw else now_ns // SECOND + seconds,
         policy=policy,
         policy_digest="" if withdraw else _digest(snapshot, policy, group, approver),
         group=group,
         resource=resource,
     )
+    problem = change.problem()
+    if problem is not None:
+        raise CommandError(problem)
+    if asks_policies and identity is not None:
+        wish = Wish(policy, group, target, resource, seconds)
+        change = _ruled(config, change, rule(snapshot, identity, wish, _state(inputs, now_ns), now_ns))
     record(config, change)
+
+
+def _ruled(config: Path, change: "Change", ruling: "Ruling") -> "Change":
+    """Return the approval with the decision on its approver; a refusal is recorded and raised."""
+    from ext_authz.state.changes import Kind
+
+    change = replace(
+        change,
+        decision_id=ruling.decision_id,
+        decision=ruling.reason.value,
+        decided_by=ruling.policy_id,
+        policy_revision=ruling.policy_revision,
+    )
+    if ruling.allowed:
+        return change
+    with open_store(config) as store:
+        store.append(replace(change, kind=Kind.REFUSAL, expires_at=None, policy_digest=""))
+    wanted = f"; it would be allowed {ruling.would_allow_if[0]}" if ruling.would_allow_if else ""
+    raise CommandError(
+        f"no policy lets {printable(change.by)} approve `{change.policy}` ({ruling.reason.value}, decision "
+        f"{ruling.decision_id}){wanted}",
+        status=DOES_NOT_HOLD,
+    )
 
 
 def _digest(snapshot: "Snapshot", name: str, group: str, approver: str) -> str:
@@ -91,11 +126,16 @@ def _digest(snapshot: "Snapshot", name: str, group: str, approver: str) -> str:
     return found.digest
 
 
-def _approver(inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, subject: str, now_ns: int) -> str:
+def _approver(
+    inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, subject: str, now_ns: int, *, asks_policies: bool
+) -> "tuple[str, Identity | None]":
+    """Return who approves, and what is verified of him (None: nothing)."""
     if not token:
+        if asks_policies:
+            raise CommandError("policies decide who approves here: give the approver's token with `--as`")
         if inputs.settings.state.verified_approvers:
             raise CommandError("`state.verified_approvers` is set: give the approver's token with `--as`")
-        return operator()
+        return operator(), None
     identity = _verified(inputs, snapshot, _read_token(token), now_ns)
     name = printable(identity.id)
     if not identity.mfa:
@@ -104,7 +144,7 @@ def _approver(inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, su
         raise CommandError(f"{name} does not hold `{group}` as group or role")
     if identity.id == subject:
         raise CommandError("nobody approves for themselves")
-    return identity.id
+    return identity.id, identity
 
 
 def _verified(inputs: "Inputs", snapshot: "Snapshot", token: str, now_ns: int) -> "Identity":

@@ -28,6 +28,7 @@ class Kind(StrEnum):
     REVOCATION = "revocation"
     QUARANTINE = "quarantine"
     RISK = "risk"
+    REFUSAL = "refusal"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,8 @@ class Change:
     back what earlier changes with the same kind and key recorded: an approval
     by (policy, group, subject) and `resource` where given, a revocation by all
     its fields, quarantine and risk by subject. "" and None mean "not given".
+    `decision_id`, `decision` (a reason), `decided_by` (a policy's id) and `policy_revision` say what the policies said
+    of the approver; a refusal is an approval that they did not allow, and changes nothing.
     """
 
     kind: Kind
@@ -61,6 +64,10 @@ class Change:
     issuer_dn: str = ""
     key_id: str = ""
     risk: str = ""
+    decision_id: str = ""
+    decision: str = ""
+    decided_by: str = ""
+    policy_revision: str = ""
 
     def problem(self) -> str | None:
         """Say why this change makes no sense, or None."""
@@ -183,7 +190,12 @@ _SPECIFIC: Final = (
     "issuer_dn",
     "key_id",
     "risk",
+    "decision_id",
+    "decision",
+    "decided_by",
+    "policy_revision",
 )
+_RULING: Final = frozenset({"decision_id", "decision", "decided_by", "policy_revision"})
 _REVOCATIONS: Final = (
     frozenset({"token_id"}),
     frozenset({"token_id", "issuer"}),
@@ -195,10 +207,11 @@ _REVOCATIONS: Final = (
     frozenset({"key_id"}),
 )
 _FIELDS: Final = {
-    Kind.APPROVAL: frozenset({"subject", "expires_at", "policy", "policy_digest", "group", "resource"}),
+    Kind.APPROVAL: frozenset({"subject", "expires_at", "policy", "policy_digest", "group", "resource"}) | _RULING,
     Kind.REVOCATION: frozenset[str]().union(*_REVOCATIONS),
     Kind.QUARANTINE: frozenset({"subject", "expires_at"}),
     Kind.RISK: frozenset({"subject", "expires_at", "risk"}),
+    Kind.REFUSAL: frozenset({"subject", "policy", "group", "resource"}) | _RULING,
 }
 
 
@@ -253,9 +266,18 @@ def _risk(change: Change) -> str | None:
     return None
 
 
+def _refusal(change: Change) -> str | None:
+    if change.withdraw:
+        return "a refusal is not taken back"
+    if not (change.policy and change.group and change.subject and change.decision_id and change.decision):
+        return "a refusal names a policy, a group, a subject and the decision"
+    return None
+
+
 _PROBLEMS: Final = {
     Kind.APPROVAL: _approval,
     Kind.REVOCATION: _revocation,
     Kind.QUARANTINE: _quarantine,
     Kind.RISK: _risk,
+    Kind.REFUSAL: _refusal,
 }

@@ -34,5 +34,7 @@ class StateSettings(Settings):
     """State read longer ago than this no longer grants: approvals and risk count as unknown."""
     on_stale: Annotated[Literal["hold"], BeforeValidator(_on_stale)] = "hold"
     """What happens to other checks then: `hold` goes on with revocations and quarantines as last read."""
+    approvers: Literal["group", "policy"] = "group"
+    """Who may approve: whoever holds the group, or whom a policy allows the action `approve` besides (`policy`)."""
     verified_approvers: Flag = False
     """Whether an approval needs the approver's own token (`approve --as`); without, `os:USER` is taken for it."""

@@ -19,6 +19,7 @@ from ext_authz.config.rules import advice
 from ext_authz.documents import Diagnostic, Path, mark_at
 from ext_authz.policy.document import PolicyDocument
 from ext_authz.policy.lint import lint as lint_policies
+from ext_authz.tools import approving
 
 _SECRETS = frozenset({"private_key", "hmac_secret_file", "token_file"})
 _OTHERS = stat.S_IRWXO | stat.S_IWGRP
@@ -79,8 +80,9 @@ def _policies(inputs: Inputs, snapshot: Snapshot, document: PolicyDocument, now_
     return lint_policies(
         document,
         roles=_roles(inputs),
-        actions=yields.actions if mapped else None,
-        resource_types=types if mapped else None,
+        # Approvals are asked for on the command line, and no route yields them.
+        actions=yields.actions | {approving.ACTION} if mapped else None,
+        resource_types=types | {approving.TYPE} if mapped else None,
         now_ns=now_ns,
     )
 

@@ -4,49 +4,15 @@ import time
 
 import credentials as made
 import pytest
+from approving import ASK, CONFIG, POLICY, approvals, token
 from command_line import ran
 from projects import SEED_POLICIES, project
-
-from ext_authz.state.book import read_book
-from ext_authz.state.sqlite import FILE_NAME, SqliteStore
-
-POLICY = "production_model_deployment"
-CONFIG = """\
-identity:
-  jwt:
-    - issuer: https://idp.example
-      audiences: [ml-platform]
-      jwks_file: jwks.json
-      claims: {roles: roles, groups: groups}
-policies: {files: [policies.yaml]}
-"""
-ASK = ["approve", POLICY, "--group", "security_team", "--for", "alice", "--ttl", "2h", "--reason", "CHG-7"]
 
 
 @pytest.fixture
 def config(tmp_path):
     files = {"policies.yaml": SEED_POLICIES, "jwks.json": made.jwks(made.jwk(made.rsa_key(), kid="1"))}
     return project(tmp_path, CONFIG, files)
-
-
-def token(config, **claims):
-    now = int(time.time())
-    about = {"iat": now - 5, "exp": now + 600, "sub": "carol", "amr": ["mfa"], "groups": ["security_team"], **claims}
-    path = config.parent / "token.jwt"
-    path.write_text(made.token(made.claims(**about), kid="1") + "\n")
-    return path
-
-
-def approvals(config, subject="sub:alice"):
-    path = config.parent / "run" / FILE_NAME
-    if not path.exists():
-        return ()
-    store = SqliteStore(path)
-    try:
-        now_ns = time.time_ns()
-        return read_book(store).state(now_ns, None).approvals_for(subject, now_ns)
-    finally:
-        store.close()
 
 
 def test_an_approval_is_bound_to_policy_digest_subject_and_time(config, capfd):
