@@ -33,7 +33,16 @@ local function decoded(text)
   return (text:gsub("%%(%x%x)", function(hex) return string.char(tonumber(hex, 16)) end))
 end
 
-local function compile(patterns)
+-- Names that a server takes for one have one spelling in policies; here as in the sidecar's adapter.
+local SPELLED = {
+  ollama = function(name)
+    name = name:lower():gsub(":latest$", "")
+    name = name:gsub("^registry%.ollama%.ai/", "")
+    return (name:gsub("^library/", ""))
+  end,
+}
+
+local function compile(patterns, protocol)
   local exact, prefixes = {}, {}
   for _, pattern in ipairs(patterns) do
     local shown = pattern:sub(1, 1) ~= "!"
@@ -45,7 +54,9 @@ local function compile(patterns)
     end
   end
   table.sort(prefixes, function(a, b) return #a[1] > #b[1] end)
+  local spelled = SPELLED[protocol]
   return function(name)
+    if spelled then name = spelled(name) end
     if exact[name] ~= nil then return exact[name] end
     for _, each in ipairs(prefixes) do
       if name:sub(1, #each[1]) == each[1] then return each[2] end
@@ -281,46 +292,57 @@ end
 -- The filter ------------------------------------------------------------------------------------------------------
 
 -- Returns what stands in place of `text`; raises {why = …}. Nil: the answer lists nothing.
-local function replacement(headers, text, patterns)
+local function replacement(headers, text, visible)
   local status = tonumber(headers:get(":status"))
   local coding = headers:get("content-encoding")
   local kind = headers:get("content-type") or ""
-  if status == 204 or status >= 400 or headers:get("grpc-status") then return nil end
+  if status == 204 or status >= 400 then return nil end
   -- A 304 would say that what another caller saw still holds, a 206 is a piece.
   if status ~= 200 then error({ why = "status " .. status }, 0) end
   if coding and coding:lower() ~= "identity" then error({ why = "compressed" }, 0) end
   if #text > MAX_BYTES then error({ why = "too large" }, 0) end
   if kind == "application/grpc" or kind == "application/grpc+proto" then
-    return filter_index(text, compile(patterns))
+    if text == "" and headers:get("grpc-status") then return nil end -- a failure has no message
+    return filter_index(text, visible)
   end
   if not kind:lower():match("^application/json") then error({ why = "neither JSON nor gRPC" }, 0) end
-  return filter(text, compile(patterns))
+  return filter(text, visible)
 end
 
-function envoy_on_response(handle)
-  local metadata = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
-  local patterns = metadata and metadata["visible"]
-  if not patterns or metadata["decision"] ~= "allow" then return end
-  -- From here on an error may let nothing out: the body is taken first, and whatever goes wrong, replaced.
-  local body = handle:body(true)
+local function put(handle, body, text)
   local headers = handle:headers()
-  local text = body:getBytes(0, body:length())
-  local done, result = pcall(replacement, headers, text, patterns)
-  if done and result == nil then return end
-  local new = done and result or '{"error":"the listing could not be filtered"}'
-  local size = body:setBytes(new)
+  local size = body:setBytes(text)
   if headers:get("content-length") then headers:replace("content-length", tostring(size)) end
   -- They speak of the whole list, and of this caller alone.
   for _, name in ipairs({ "etag", "last-modified", "content-md5", "digest", "content-digest", "accept-ranges" }) do
     headers:remove(name)
   end
   headers:replace("cache-control", "no-store")
-  if not done then
-    headers:replace(":status", "502")
-    headers:replace("content-type", "application/json")
-    headers:remove("content-encoding")
-    handle:logWarn("a listing was held back: " .. tostring(type(result) == "table" and result.why or result))
-  end
+end
+
+local function hold_back(handle, why)
+  put(handle, handle:body(true), '{"error":"the listing could not be filtered"}')
+  local headers = handle:headers()
+  headers:replace(":status", "502")
+  headers:replace("content-type", "application/json")
+  headers:remove("content-encoding")
+  handle:logWarn("a listing was held back: " .. tostring(type(why) == "table" and why.why or why))
+end
+
+local function apply(handle, patterns, protocol)
+  local visible = compile(patterns, protocol) -- before the body is waited for: metadata does not outlive the wait
+  local body = handle:body(true)
+  local result = replacement(handle:headers(), body:getBytes(0, body:length()), visible)
+  if result then put(handle, body, result) end
+end
+
+-- Envoy passes an answer on where a script fails, so that nothing here may fail outside of pcall.
+function envoy_on_response(handle)
+  local metadata = handle:streamInfo():dynamicMetadata():get(NAMESPACE)
+  local patterns = metadata and metadata["visible"]
+  if not patterns or metadata["decision"] ~= "allow" then return end
+  local done, why = pcall(apply, handle, patterns, metadata["protocol"])
+  if not done then hold_back(handle, why) end
 end
 
 -- Answers must come whole and plain to be read.

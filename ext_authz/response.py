@@ -299,18 +299,20 @@ def _metadata(outcome: Outcome, effect: str, reason: Reason) -> bytes:
         if pieces is not None and len(rest) <= _PIECE_BYTES:
             pieces.metadata[risk] = rest
     if decision.visible is not None and effect == "allow":
-        rest += _visible(decision.visible, complete=decision.all_visible)
+        protocol = "" if outcome.target is None else outcome.target.protocol
+        rest += _visible(decision.visible, protocol, complete=decision.all_visible)
     return _field(_METADATA, _entry("decision_id", outcome.decision_id) + rest)
 
 
-def _visible(patterns: tuple[str, ...], *, complete: bool) -> bytes:
-    """Return the metadata of a listing: its patterns as a list, and whether they are all."""
+def _visible(patterns: tuple[str, ...], protocol: str, *, complete: bool) -> bytes:
+    """Return the metadata of a listing: its patterns as a list, whether they are all, and whose names they are."""
     listed = b"".join(_field(_LIST_VALUES, _field(_STRING, pattern.encode("ascii"))) for pattern in patterns)
     return b"".join(
         _field(_FIELDS, _field(_ENTRY_KEY, name) + _field(_ENTRY_VALUE, value))
         for name, value in (
             (b"visible", _field(_LIST, listed)),
             (b"visible_complete", _BOOL + _varint(int(complete))),
+            (b"protocol", _field(_STRING, protocol.encode("ascii"))),
         )
     )
 

@@ -27,7 +27,7 @@ routes:
 POLICIES = """\
 policies:
   - {id: lists, subjects: [{any: true}], resources: [{type: "*"}], actions: [list_models]}
-  - {id: fraud_team, subjects: [{role: fraud}], resources: [{type: model, id: [fraud, "fraud-*", "llama3:latest"]}], actions: [infer, generate]}
+  - {id: fraud_team, subjects: [{role: fraud}], resources: [{type: model, id: [fraud, "fraud-*", llama3]}], actions: [infer, generate]}
   - {id: all, subjects: [{role: admin}], resources: [{type: model}], actions: ["*"]}
   - {id: nobody_sees_fraud_board, effect: deny, actions: [infer, generate, read_metadata], resources: [{type: model, id: fraud-board}]}
 """
@@ -116,7 +116,7 @@ def test_a_real_mlserver_lists_by_grpc_what_each_caller_may_use(world):
     [
         ("llm", "/v1/models", {"object": "list", "data": [{"id": "fraud-1", "object": "model"}, {"id": "churn"}, {"id": "fraud-board"}]}, {"object": "list", "data": [{"id": "fraud-1", "object": "model"}]}),
         ("claude", "/v1/models?limit=9", {"data": [{"type": "model", "id": "churn"}, {"type": "model", "id": "fraud"}], "first_id": "churn", "last_id": "fraud", "has_more": False}, {"data": [{"type": "model", "id": "fraud"}], "first_id": None, "last_id": "fraud", "has_more": False}),
-        ("ollama", "/api/tags", {"models": [{"name": "llama3:latest", "model": "llama3:latest", "details": {"family": "llama"}}, {"name": "churn:latest", "model": "churn:latest"}]}, {"models": [{"name": "llama3:latest", "model": "llama3:latest", "details": {"family": "llama"}}]}),
+        ("ollama", "/api/tags", {"models": [{"name": "llama3:latest", "model": "llama3:latest", "details": {"family": "llama"}}, {"name": "llama3:70b"}, {"name": "churn:latest", "model": "churn:latest"}, {"name": "registry.ollama.ai/library/LLaMA3"}, {"name": "other/llama3"}]}, {"models": [{"name": "llama3:latest", "model": "llama3:latest", "details": {"family": "llama"}}, {"name": "registry.ollama.ai/library/LLaMA3"}]}),
         ("v1", "/v1/models", {"models": ["churn", "fraud"]}, {"models": ["fraud"]}),
         ("mlflow", "/api/2.0/mlflow/registered-models/search?max_results=5", {"registered_models": [{"name": "churn", "latest_versions": [{"name": "churn"}]}, {"name": "fraud"}], "next_page_token": "abc"}, {"registered_models": [{"name": "fraud"}], "next_page_token": "abc"}),
         ("mlflow", "/api/2.0/mlflow/model-versions/search", {"model_versions": [{"name": "churn", "version": "1"}, {"name": "fraud", "version": "3"}]}, {"model_versions": [{"name": "fraud", "version": "3"}]}),
@@ -212,7 +212,7 @@ def test_upstreams_are_asked_for_plain_answers_that_no_cache_of_another_caller_c
 def test_the_upstream_learns_what_the_caller_may_see_and_cannot_be_told_otherwise(world):
     world.answers({"data": []})
     world.get("llm.internal", "/v1/models", headers={"x-authz-visible": "*"})
-    assert world.fake.asked[-1].headers["x-authz-visible"] == "fraud,fraud-*,!fraud-board,llama3:latest"
+    assert world.fake.asked[-1].headers["x-authz-visible"] == "fraud,fraud-*,!fraud-board,llama3"
 
 
 def test_an_error_of_the_upstream_and_a_denial_are_left_as_they_are(world):

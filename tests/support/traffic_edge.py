@@ -65,13 +65,18 @@ class TrafficEdge:
         return ssl.create_default_context(cafile=self.ca)
 
     def last(self) -> dict[str, Any]:
-        """Return what the sidecar said of the newest request, from Envoy's access log."""
+        """Return what the sidecar said of the newest request, from Envoy's access log, once it is quiet."""
         entries = self.envoy.entries(1, 5)
         assert entries, "Envoy logged no request"
-        return entries[-1]["authz"]
+        while more := self.envoy.entries(1, 0.1):
+            entries = more
+        said: dict[str, Any] = entries[-1]["authz"]
+        return said
 
     def forget(self) -> None:
-        self.envoy.entries(0, 0)
+        """Read the log to its end."""
+        while self.envoy.entries(1, 0.05):
+            pass
 
     @contextlib.contextmanager
     def resolving(self) -> Iterator[None]:
