@@ -114,7 +114,7 @@ def main() -> int:
         for count in (workers, 1):
             started = time.perf_counter()
             tally = Tally()
-            chunks = chunks_of([Path(folder)])
+            chunks = chunks_of(sorted(Path(folder).iterdir()))
             for _, each in Fold(replayer, (orjson.dumps(dump(candidate)), False), count).run(chunks):
                 tally.join(each)
             seconds = time.perf_counter() - started

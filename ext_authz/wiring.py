@@ -12,6 +12,8 @@ from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
 from ext_authz import config
+from ext_authz.audit.spool import Limits, Spool
+from ext_authz.audit.trail_keys import TrailKeys
 from ext_authz.authn import Chain
 from ext_authz.authn.api_key import ApiKeyAuthenticator
 from ext_authz.authn.api_key_file import read_keys
@@ -123,6 +125,20 @@ def signing_key(inputs: Inputs) -> SigningKey:
     if key is None:
         raise DocumentError(builder.mistakes, inputs.texts())
     return key
+
+
+def trail_keys(inputs: Inputs, environ: Mapping[str, str]) -> TrailKeys:
+    """Return which keys the audit trail has."""
+    settings = inputs.settings
+    return TrailKeys(settings.audit, FilePath(inputs.file).parent, settings.run_dir, environ)
+
+
+def open_spool(inputs: Inputs, name: str, keys: TrailKeys) -> Spool:
+    """Begin the log of the process `name`. Raises AuditUnavailable, KeyUnavailableError."""
+    spool = inputs.settings.audit.spool
+    limits = Limits(spool.max_bytes, spool.segment_bytes, float(spool.segment_age), drop=spool.on_full == "drop")
+    directory = inputs.settings.run_dir / "audit"
+    return Spool.create(directory, name, keys=keys.open(), signer=keys.signer(), limits=limits)
 
 
 class _Builder:

@@ -40,7 +40,7 @@ class _Waiter:
 
 
 class Committer:
-    """Two daemon threads beside one spool: one waits for the disk, one for deadlines.
+    """Three daemon threads beside one spool: one waits for the disk, one for deadlines, one looks after the files.
 
     At most `max_waiting` callers are parked; further ones get False at once.
     """
@@ -68,6 +68,7 @@ class Committer:
         self._wakes_at = math.inf
         self._stopping = False
         self._stopped = False
+        self._done = threading.Event()
         self._threads: list[threading.Thread] = []
 
     @property
@@ -76,12 +77,14 @@ class Committer:
         return len(self._parked)
 
     def start(self) -> None:
-        """Start both threads."""
+        """Start the threads."""
         if self._threads:
             raise RuntimeError("the committer was started before")
         self._threads = [
             threading.Thread(target=self._commit_loop, name="audit-commit", daemon=True),
             threading.Thread(target=self._expire_loop, name="audit-deadline", daemon=True),
+            # Apart from the commits: a look may have to wait for whoever signs checkpoints.
+            threading.Thread(target=self._look_loop, name="audit-look", daemon=True),
         ]
         for thread in self._threads:
             thread.start()
@@ -108,6 +111,7 @@ class Committer:
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Commit once more, answer everybody who waits and end the threads; a hanging disk is left after `seconds`."""
+        self._done.set()
         with self._lock:
             self._stopping = True
             self._work.notify_all()
@@ -119,28 +123,29 @@ class Committer:
             self._deadlines.notify_all()
         self._settle(left, durable=False)
         for thread in self._threads[1:]:
-            thread.join()
+            thread.join(seconds)
+
+    def _look_loop(self) -> None:
+        while not self._done.wait(self._background):
+            try:
+                self._log.check()
+            except Exception:  # noqa: BLE001  as in _sync: the next look may go better
+                self.errors += 1
 
     def _commit_loop(self) -> None:
-        checked = time.monotonic()
         while True:
             with self._lock:
                 if not self._arrived and not self._stopping:
                     self._work.wait(self._background)
                 batch, self._arrived = self._arrived, []
                 stopping = self._stopping
-            look = time.monotonic() - checked >= self._background
-            durable = self._sync(look=look)
+            durable = self._sync()
             self._settle(batch, durable=durable)
-            if look:
-                checked = time.monotonic()
             if stopping:
                 return
 
-    def _sync(self, *, look: bool) -> bool:
+    def _sync(self) -> bool:
         try:
-            if look:
-                self._log.check()
             durable = self._log.sync()
         except Exception:  # noqa: BLE001  a bug here must not leave callers waiting for ever
             self.errors += 1

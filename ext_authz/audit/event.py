@@ -25,6 +25,7 @@ DECISION: Final = "ext_authz.decision/1"
 LIFECYCLE: Final = "ext_authz.lifecycle/1"
 STATE: Final = "ext_authz.state/1"
 CHECKPOINT: Final = "ext_authz.checkpoint/1"
+GAP: Final = "ext_authz.gap/1"
 
 MAX_QUERY_NAMES: Final = 32
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
@@ -220,6 +221,20 @@ def checkpoint_event(signed: Signed, *, cause: str, seq: int, now_ns: int) -> by
     }
     if signed.note:
         event["note"] = signed.note
+    return _line(event)
+
+
+def gap_event(count: int, *, log_id: str, seq: int, since_ns: int, until_ns: int, now_ns: int) -> bytes:
+    """Return the event of a gap: `count` events between the two moments could not be recorded in this log."""
+    event: dict[str, Any] = {
+        "schema": GAP,
+        "event_id": f"{log_id}:{seq}",
+        "seq": seq,
+        "time": timestamp(now_ns),
+        "count": count,
+        "since": timestamp(since_ns),
+        "until": timestamp(until_ns),
+    }
     return _line(event)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ext_authz.audit.delivery import Delivery, Outlet
-from ext_authz.audit.source import LineSource, Source, Tally
+from ext_authz.audit.source import SealedSource, Source, Tally
 
 
 class Exporter:
@@ -25,7 +25,7 @@ class Exporter:
         report: Callable[[str, str, str], None] = lambda _sink, _state, _reason: None,
     ) -> None:
         """`report` as Delivery has it; it is called on several threads."""
-        self._source = source or LineSource(directory)
+        self._source = source or SealedSource(directory, None)
         self._deliveries = [Delivery(directory, self._source, outlet, report=report) for outlet in outlets]
         self._tally = _Tally(self._source)
         self._lock = threading.Lock()

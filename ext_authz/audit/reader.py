@@ -1,31 +1,37 @@
-"""Reading the trail: every whole event, in order of time, while it is being written or long after.
+"""Reading the trail: every whole event, decrypted, in order of time, while it is being written or long after.
 
-Law: a torn last line is not an event yet, a damaged line is counted and passed
-over, and an event that stands in two segments comes once. Non-goal: proving
-that nothing is missing (`gaps` says only what the numbers say).
+Law: a torn end is not an event yet, what is damaged is counted and passed over, and an event that stands in two
+segments comes once. Non-goal: proving that nothing is missing (`gaps` says only what the numbers say).
 """
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.trail import Segment, segment_of, segments
+from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
+from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, Record, Segment
+from ext_authz.audit.trail import Segment as SegmentFile
+from ext_authz.audit.trail import segment_of, segments
+from ext_authz.envelope.errors import AlteredError
 
-_CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 256 * 1024
+"""More than the longest frame, so that each chunk has a whole one."""
 AUDIT_FOLDER: Final = "audit"
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event: the line as written (without newline) and what it says."""
+    """One event: the line as written (without newline), what it says, and what kind of frame it stood in."""
 
     line: bytes
     event: dict[str, Any]
+    kind: Kind = Kind.EVENT
 
     @property
     def time(self) -> str:
@@ -34,15 +40,75 @@ class Entry:
         return time if isinstance(time, str) else ""
 
 
-class Trail:
-    """The events of some folders (each a `run_dir` or a trail) and files (any JSON lines).
+class SegmentReader:
+    """One segment, read on from `at` (the end of a record; 0: from its beginning) while it grows."""
 
-    `damaged` counts the whole lines that were no events; it grows while reading.
+    def __init__(self, file: SegmentFile, opener: Opener, at: int = 0) -> None:
+        self.file = file
+        self.at = max(at, HEADER_BYTES)
+        self.segment: Segment | None = None
+        self._opener = opener
+
+    def open(self) -> Segment | None:
+        """Return the opened segment; None while there is no whole header, or the file is gone.
+
+        Raises AlteredError (also where the file holds another segment than its name says), ShreddedError,
+        KeyUnavailableError, UnsupportedError, OSError.
+        """
+        if self.segment is None:
+            try:
+                found = self._opener.segment(self.file.path)
+            except FileNotFoundError:
+                return None
+            if found is not None and (found.header.log_id, found.header.number) != (self.file.log_id, self.file.number):
+                raise AlteredError("the file holds another segment than its name says")
+            self.segment = found
+        return self.segment
+
+    def chunk(self, size: int = CHUNK_BYTES) -> list[Record | Damage]:
+        """Return what follows, about `size` bytes of it, and move on. Raises as `open` does."""
+        segment = self.open()
+        if segment is None:
+            return []
+        found: list[Record | Damage] = []
+        end = self.at + size
+        for each in segment.read(read_bytes(self.file.path, self.at, max(size, CHUNK_BYTES)), self.at):
+            found.append(each)
+            if each.end >= end:
+                break
+        if found:
+            self.at = found[-1].end
+        return found
+
+
+def read_bytes(path: Path, offset: int, size: int) -> bytes:
+    """Return up to `size` bytes from `offset`; nothing where the file is gone or ends there. Raises OSError."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return b""
+    try:
+        return os.pread(fd, size, offset)
+    finally:
+        os.close(fd)
+
+
+class Trail:
+    """The events of some folders (each a `run_dir` or a trail) and files (segments, or any JSON lines).
+
+    `open_key` gives the key when a segment is met; `kinds` are the frames wanted. While reading, `damaged` counts
+    what was no event, `shredded` names segments whose key was deleted, `problems` those that did not open.
     Raises FileNotFoundError where a path does not exist.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
+    def __init__(
+        self, paths: Iterable[Path], open_key: OpenKey | None = None, *, kinds: Collection[Kind] = (Kind.EVENT,)
+    ) -> None:
         self.damaged = 0
+        self.shredded: list[str] = []
+        self.problems: list[str] = []
+        self._kinds = frozenset(kinds)
+        self._opener = Opener(open_key)
         self._folders: list[Path] = []
         self._files: list[Path] = []
         for path in paths:
@@ -60,6 +126,7 @@ class Trail:
 
         Each log keeps its own order; a log is opened only when time has come
         to its start, so memory holds one chunk for each log then alive.
+        Raises KeyUnavailableError, UnsupportedError.
         """
         self._discover()
         waiting = sorted(self._logs.values(), key=lambda log: log.started)
@@ -68,7 +135,7 @@ class Trail:
         at = 0
         while heap or at < len(waiting):
             while at < len(waiting) and (not heap or waiting[at].started <= heap[0][0]):
-                self._push(heap, self._read(waiting[at]), counter)
+                self._push(heap, waiting[at].entries(self), counter)
                 at += 1
             if heap:
                 _, _, entry, rest = heapq.heappop(heap)
@@ -88,6 +155,21 @@ class Trail:
         """Say where a log's numbers do not follow each other; call it after `entries` was read to its end."""
         return [f"{log.log_id}: {gap}" for log in self._logs.values() for gap in log.gaps]
 
+    def parsed(self, line: bytes) -> dict[str, Any] | None:
+        """Return a line's event; one that is none is counted."""
+        try:
+            event = orjson.loads(line)
+        except ValueError:
+            event = None
+        if isinstance(event, dict):
+            return event
+        self.damaged += 1
+        return None
+
+    def wanted(self, kind: Kind) -> bool:
+        """Whether frames of this kind were asked for."""
+        return kind in self._kinds
+
     def _push(
         self, heap: list[tuple[str, int, Entry, Iterator[Entry]]], rest: Iterator[Entry], counter: Iterator[int]
     ) -> None:
@@ -96,78 +178,126 @@ class Trail:
             heapq.heappush(heap, (entry.time, next(counter), entry, rest))
 
     def _discover(self) -> None:
-        for folder in self._folders:
-            for segment in segments(folder):
-                key = f"{folder}/{segment.log_id}"
-                log = self._logs.setdefault(key, _Log(segment.log_id, _rfc3339(segment.started)))
-                log.add(segment.path)
+        found = [segment for folder in self._folders for segment in segments(folder)]
         for path in self._files:
-            found = segment_of(path)
-            log = self._logs.setdefault(str(path), _Log(found.log_id if found else str(path), ""))
-            log.numbered = isinstance(found, Segment)
-            log.add(path)
-
-    def _read(self, log: "_Log") -> Iterator[Entry]:
-        for line in log.lines():
-            try:
-                event = orjson.loads(line)
-            except ValueError:
-                self.damaged += 1
-                continue
-            if not isinstance(event, dict):
-                self.damaged += 1
-            elif log.fresh(event):
-                yield Entry(line, event)
+            segment = segment_of(path)
+            if segment is not None:
+                found.append(segment)
+            elif str(path) not in self._logs:
+                self._logs[str(path)] = _Lines(path)
+        for segment in found:
+            key = f"{segment.path.parent}/{segment.log_id}"
+            log = self._logs.get(key)
+            if log is None:
+                log = self._logs[key] = _Sealed(segment.log_id, _rfc3339(segment.started))
+            if isinstance(log, _Sealed):
+                log.add(segment, self._opener)
 
 
 class _Log:
-    """One log's segments, how far each was read, and the number that comes next."""
+    """One log, how far it was read, and the number that comes next."""
 
     def __init__(self, log_id: str, started: str) -> None:
         self.log_id = log_id
         self.started = started
-        self.numbered = True
         self.gaps: list[str] = []
-        self._segments: list[Path] = []
-        self._offsets: dict[Path, int] = {}
         self._next = 0
 
-    def add(self, path: Path) -> None:
-        if path not in self._offsets:
-            self._segments.append(path)
-            self._offsets[path] = 0
+    def entries(self, trail: Trail) -> Iterator[Entry]:
+        raise NotImplementedError
 
-    def lines(self) -> Iterator[bytes]:
-        """Whole lines not returned before; files are closed between chunks, however many logs there are."""
-        for path in self._segments:
-            while True:
-                try:
-                    if path.stat().st_size <= self._offsets[path]:
-                        break
-                    with path.open("rb") as file:
-                        file.seek(self._offsets[path])
-                        data = file.read(_CHUNK_BYTES)
-                        while b"\n" not in data and (more := file.read(_CHUNK_BYTES)):
-                            data += more
-                except FileNotFoundError:
-                    break
-                end = data.rfind(b"\n") + 1
-                if not end:
-                    break
-                self._offsets[path] += end
-                yield from data[: end - 1].split(b"\n")
-
-    def fresh(self, event: dict[str, Any]) -> bool:
+    def fresh(self, seq: int) -> bool:
         """Whether the event was not seen before, as far as its number says."""
-        seq = event.get("seq")
-        if not self.numbered or type(seq) is not int:
-            return True
         if seq < self._next:
             return False
         if seq > self._next:
             self.gaps.append(f"{self._next} to {seq - 1} are missing")
         self._next = seq + 1
         return True
+
+
+class _Sealed(_Log):
+    """A log of the trail: its segments in order. Files are closed between chunks, however many logs there are."""
+
+    def __init__(self, log_id: str, started: str) -> None:
+        super().__init__(log_id, started)
+        self._readers: dict[Path, SegmentReader] = {}
+        self._lost: set[Path] = set()
+        self._begun = False
+
+    def add(self, file: SegmentFile, opener: Opener) -> None:
+        if file.path not in self._readers:
+            self._readers[file.path] = SegmentReader(file, opener)
+
+    def entries(self, trail: Trail) -> Iterator[Entry]:
+        for path, reader in sorted(self._readers.items(), key=lambda item: item[1].file.number):
+            if path in self._lost:
+                continue
+            try:
+                opened = reader.open()
+            except ShreddedError:
+                trail.shredded.append(path.name)
+                self._lose(path)
+                continue
+            except AlteredError as error:
+                trail.problems.append(f"{path.name}: {error}")
+                trail.damaged += 1
+                self._lose(path)
+                continue
+            if opened is None:
+                continue
+            if not self._begun:
+                # Older segments were deleted in their time, or could not be read, which was said already.
+                self._next, self._begun = max(self._next, opened.header.first_seq), True
+            while found := reader.chunk():
+                for each in found:
+                    yield from self._entry(each, trail)
+
+    def _lose(self, path: Path) -> None:
+        self._lost.add(path)
+        self._begun = False
+
+    def _entry(self, each: Record | Damage, trail: Trail) -> Iterator[Entry]:
+        if isinstance(each, Damage):
+            trail.damaged += 1
+        elif (each.kind is not Kind.EVENT or self.fresh(each.seq)) and trail.wanted(each.kind):
+            event = trail.parsed(each.payload)
+            if event is not None:
+                yield Entry(each.payload, event, each.kind)
+
+
+class _Lines(_Log):
+    """A file of JSON lines, such as a sink's copy: nothing in it is authentic."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), "")
+        self._path = path
+        self._at = 0
+
+    def entries(self, trail: Trail) -> Iterator[Entry]:
+        for line in self._lines():
+            event = trail.parsed(line)
+            if event is not None:
+                yield Entry(line, event)
+
+    def _lines(self) -> Iterator[bytes]:
+        """Whole lines not returned before."""
+        while True:
+            try:
+                if self._path.stat().st_size <= self._at:
+                    return
+                with self._path.open("rb") as file:
+                    file.seek(self._at)
+                    data = file.read(CHUNK_BYTES)
+                    while b"\n" not in data and (more := file.read(CHUNK_BYTES)):
+                        data += more
+            except FileNotFoundError:
+                return
+            end = data.rfind(b"\n") + 1
+            if not end:
+                return
+            self._at += end
+            yield from data[: end - 1].split(b"\n")
 
 
 def _rfc3339(started: str) -> str:

@@ -23,6 +23,7 @@ from ext_authz.envelope.keys import DATA_KEY_BYTES, Context, KeyProvider, Wrappe
 SCHEMA: Final = "ext_authz.segment_key/1"
 SALT_BYTES: Final = 32
 RETRY_SECONDS: Final = 5.0
+_POLL_SECONDS: Final = 0.002
 _MAX_KEY_FILE: Final = 64 * 1024
 
 OpenKey = Callable[[], KeyProvider]
@@ -112,6 +113,22 @@ class DataKeys:
                 return
             self._busy = True
         threading.Thread(target=self._wrap, args=(number,), name="audit-keys", daemon=True).start()
+
+    def ready(self, number: int) -> bool:
+        """Whether the key of segment `number` is there."""
+        with self._lock:
+            return number in self._ready
+
+    def wait(self, number: int, seconds: float) -> bool:
+        """See to it that the key of segment `number` is there, for at most `seconds`; whether it is."""
+        end = self._monotonic() + seconds
+        while not self.ready(number):
+            self.prepare(number)
+            left = end - self._monotonic()
+            if left <= 0 or (not self._busy and not self.ready(number) and self._monotonic() < self._not_before):
+                return self.ready(number)
+            time.sleep(min(left, _POLL_SECONDS))
+        return True
 
     def take(self, number: int) -> tuple[bytes, WrappedKey] | None:
         """Return the data key of segment `number` once and for all; None while it is not wrapped."""

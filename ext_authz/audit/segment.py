@@ -46,7 +46,7 @@ _KIND_SHIFT: Final = 24
 _SIZE_MASK: Final = 2**_KIND_SHIFT - 1
 _CRC_MASK: Final = 2**32 - 1
 # What a frame can begin with: its kind, and the first of three bytes of a length up to MAX_PAYLOAD.
-_START: Final = re.compile(rb"[\x01-\x03][\x00-\x02]", re.DOTALL)
+_START: Final = re.compile(rb"[\x01-\x04][\x00-\x02]", re.DOTALL)
 
 
 class Kind(IntEnum):
@@ -58,6 +58,8 @@ class Kind(IntEnum):
     """A line of JSON about the tree so far (checkpoint.py); no leaf."""
     SEAL = 3
     """The last frame of a log that ended in order; holds a checkpoint too."""
+    MARK = 4
+    """The first frame of a segment: an unsigned checkpoint, whose tree a reader can go on with. Not for sinks."""
 
 
 _KINDS: Final = {int(kind): kind for kind in Kind}

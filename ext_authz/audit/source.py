@@ -1,16 +1,18 @@
-"""The exporter's view of the trail: whole lines with the position after each.
+"""The exporter's view of the trail: whole events with the position after each.
 
 The one place of the exporter that knows how a segment's bytes become events. Law: a torn end is not there yet; what
 is damaged is passed over and counted. Non-goal: order between logs, cursors.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-from ext_authz.audit.bounds import MAX_BYTES
+from ext_authz.audit.reader import SegmentReader, read_bytes
+from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
+from ext_authz.audit.segment import HEADER_BYTES, Kind, Record, frames
 from ext_authz.audit.trail import Segment, segments
+from ext_authz.envelope.errors import AlteredError
 
 _COUNT_BYTES: Final = 1024 * 1024
 
@@ -56,11 +58,12 @@ class Source(Protocol):
         ...
 
 
-class LineSource:
-    """Segments that are JSON lines, in one folder."""
+class SealedSource:
+    """The trail in one folder, opened with its key. Checkpoints are events to sinks too, marks are not."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, open_key: OpenKey | None) -> None:
         self._directory = directory
+        self._opener = Opener(open_key)
 
     def segments(self) -> list[Segment]:
         """Return every segment, in order."""
@@ -74,45 +77,43 @@ class LineSource:
             return 0
 
     def read(self, segment: Segment, offset: int, size: int) -> Chunk:
-        """Return whole lines; a run of bytes longer than any event is counted as one that is damaged."""
-        size = max(size, MAX_BYTES + 1)
-        data = _read(segment.path, offset, size)
-        end = data.rfind(b"\n") + 1
-        if not end:
-            if len(data) < size:
-                return Chunk((), (), (0,), offset)
-            # No event is that long: whatever this is, its end counts as one damaged line.
-            return Chunk((), (), (0,), offset + len(data))
+        """Return whole frames; of a segment that nobody can read any more all that is left counts as damaged.
+
+        Raises KeyUnavailableError too.
+        """
+        reader = SegmentReader(segment, self._opener, offset)
+        try:
+            found = reader.chunk(size)
+        except (AlteredError, ShreddedError):
+            end = self.size(segment)
+            return Chunk((), (), (_count(segment.path, offset).lines,), max(end, offset))
         lines: list[bytes] = []
         ends: list[int] = []
         damaged = [0]
-        at = offset
-        for line in data[: end - 1].split(b"\n"):
-            at += len(line) + 1
-            if line.startswith(b"{") and line.endswith(b"}"):
-                lines.append(line)
-                ends.append(at)
+        for each in found:
+            if isinstance(each, Record) and each.kind is Kind.MARK:
+                continue
+            if isinstance(each, Record):
+                lines.append(each.payload)
+                ends.append(each.end)
                 damaged.append(0)
             else:
                 damaged[-1] += 1
-        return Chunk(tuple(lines), tuple(ends), tuple(damaged), at)
+        return Chunk(tuple(lines), tuple(ends), tuple(damaged), reader.at if found else offset)
 
     def tally(self, segment: Segment, so_far: Tally) -> Tally:
-        """Count newlines, reading every byte once."""
-        offset, lines = so_far.offset, so_far.lines
-        while self.size(segment) > offset and (data := _read(segment.path, offset, _COUNT_BYTES)):
-            offset += len(data)
-            lines += data.count(b"\n")
-        return Tally(offset, lines)
+        """Count frames, reading every byte once; no key is needed."""
+        counted = _count(segment.path, so_far.offset)
+        return Tally(counted.offset, so_far.lines + counted.lines)
 
 
-def _read(path: Path, offset: int, size: int) -> bytes:
-    """Return up to `size` bytes from `offset`; nothing where the file is gone or ends there. Raises OSError."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    except FileNotFoundError:
-        return b""
-    try:
-        return os.pread(fd, size, offset)
-    finally:
-        os.close(fd)
+def _count(path: Path, offset: int) -> Tally:
+    """Return the end of the last whole frame, and how many there are from `offset`. Raises OSError."""
+    at, count = max(offset, HEADER_BYTES), 0
+    while data := read_bytes(path, at, _COUNT_BYTES):
+        before = at
+        for each in frames(data, at):
+            at, count = each.end, count + (each.kind is not Kind.MARK)
+        if at == before:
+            break
+    return Tally(max(at, offset), count)

@@ -1,34 +1,65 @@
-"""One writer's append-only log: an event is with the operating system when `append` returns.
+"""One writer's log: an event is sealed and with the operating system when `append` returns.
 
-Law: one `write` per event or batch, whole lines only, contiguous `seq`; what could not
-be written raises AuditUnavailable and leaves no trace. After a failed
-fdatasync a file is never trusted again. Non-goal: waiting (committer.py).
+Law: one `write` per event or batch, whole frames only, contiguous `seq`, no nonce twice; what could not be written
+raises AuditUnavailable (or is counted, `on_full: drop`) and leaves no trace. After a failed fdatasync a file is never
+trusted again. Non-goal: waiting (committer.py), the disk's side of it (open_segment.py).
 """
 
 import contextlib
-import datetime as dt
+import errno
 import os
-import secrets
-import stat
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from ext_authz.audit.checkpoint import Signer
 from ext_authz.audit.committer import Committer
-from ext_authz.audit.trail import segment_path
+from ext_authz.audit.event import checkpoint_event, gap_event
+from ext_authz.audit.ledger import Ledger
+from ext_authz.audit.merkle import Range
+from ext_authz.audit.open_segment import (
+    Blank,
+    OpenSegment,
+    make_log_id,
+    prepare_folder,
+    query_key_of,
+    reseal,
+    trail_bytes,
+)
+from ext_authz.audit.sealing import DataKeys
+from ext_authz.audit.segment import MAX_FRAMES, OVERHEAD_BYTES, Kind
+from ext_authz.envelope.errors import EnvelopeError
+from ext_authz.envelope.keys import KeyProvider
 
-__all__ = ["AuditUnavailable", "Committer", "Spool"]
+__all__ = ["DROPPED", "AuditUnavailable", "Committer", "Limits", "Spool"]
 
-KEY_FILE: Final = "query.key"
-_KEY_BYTES: Final = 32
-_COPY_BYTES: Final = 1024 * 1024
-_APPEND: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+DROPPED: Final = -1
+"""What `append` returns for an event that was counted instead of recorded (`on_full: drop`)."""
+EXTENDED: Final = 4
+"""While no data key is wrapped, a segment grows to this many times its size and age; then nothing is recorded."""
+TIGHT: Final = 0.8
+"""The share of `max_bytes` from which denials of strangers are coalesced."""
+KEY_SECONDS: Final = 1.0
+_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+_EVENT: Final = int(Kind.EVENT)
+MiB: Final = 2**20
 
 
 class AuditUnavailable(Exception):  # noqa: N818  named as the reason that callers are given
     """The event could not be recorded; nothing of it is in the trail."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How large things may get: the trail of all processes and one segment in bytes, a segment's age in seconds."""
+
+    max_bytes: int = 10 * 1024 * MiB
+    segment_bytes: int = 64 * MiB
+    segment_seconds: float = 3600.0
+    drop: bool = False
 
 
 class Spool:
@@ -36,26 +67,37 @@ class Spool:
 
     Everything may be called from any thread of it and nothing from another
     process. `log_id` names the log for ever: `NAME-START-RANDOM`. `query_key`
-    is the trail's key for hashes of query strings.
+    is the trail's key for hashes of query strings. `on_look` is called at
+    every look after the files, off the check path. `failures` counts writes and
+    syncs that failed, `missed` events that are in no gap event yet.
     """
 
-    def __init__(self, directory: Path, log_id: str, query_key: bytes) -> None:
+    def __init__(  # noqa: PLR0917  made by `create`
+        self, directory: Path, log_id: str, query_key: bytes, keys: DataKeys, ledger: Ledger, limits: Limits
+    ) -> None:
         self.directory = directory
         self.log_id = log_id
         self.query_key = query_key
+        self.keys = keys
+        self.ledger = ledger
         self.seq = 0
         self.failures = 0
+        self.missed = 0
+        self.tight = False
+        self.on_look: Callable[[], None] | None = None
+        self._limits = limits
         self._lock = threading.Lock()
-        # Held before the other, for as long as the descriptor must not change.
+        # Held before the other, for as long as descriptors must not change.
         self._disk_lock = threading.Lock()
         self._pid = os.getpid()
-        self._closed = False
-        self._torn = False
-        self._broken = False
+        self._closed = self._torn = self._broken = self._exhausted = self._trouble = False
+        self._missed_since = 0
+        self._room = limits.max_bytes
+        # Up to here everything is on the disk: the next seq, and the tree of what came before.
+        self._durable: tuple[int, Range] = (0, ledger.tree())
         self._number = 0
-        self._size = 0
-        self._synced = 0
-        self._fd = _create(segment_path(directory, log_id, 0))
+        self._part = self._begin(Blank.create(directory, keys, 0), 0, Range(), "start")
+        self._older: list[OpenSegment] = []
 
     @classmethod
     def create(
@@ -63,49 +105,83 @@ class Spool:
         directory: Path,
         name: str,
         *,
+        keys: KeyProvider,
+        signer: Signer,
+        limits: Limits | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
-        random_hex: Callable[[int], str] = secrets.token_hex,
+        entropy: Callable[[int], bytes] = os.urandom,
     ) -> "Spool":
         """Open a new log for the process `name` (`worker-0`, `control`) in `directory`, made 0700 where missing.
 
-        Raises AuditUnavailable when the folder cannot be used or others can write it.
+        `keys` wraps the data keys: the first two now, which may take seconds. Raises AuditUnavailable when the folder
+        cannot be used, others can write it, or no key can be wrapped.
         """
-        started = dt.datetime.fromtimestamp(clock_ns() // 1_000_000_000, dt.UTC).strftime("%Y%m%dT%H%M%SZ")
         try:
-            _prepare(directory)
-            return cls(directory, f"{name}-{started}-{random_hex(8)}", _query_key(directory))
+            problem = prepare_folder(directory)
+            if problem:
+                raise AuditUnavailable(problem)
+            log_id = make_log_id(name, clock_ns(), entropy)
+            made = DataKeys(keys, log_id, entropy=entropy)
+            made.wrap(0)
+            made.wrap(1)
+            return cls(directory, log_id, query_key_of(directory), made, Ledger(log_id, signer), limits or Limits())
         except OSError as error:
             raise _unavailable(error, directory) from error
+        except (EnvelopeError, ValueError) as error:
+            raise AuditUnavailable(f"{directory}: {error}") from error
 
     @property
     def size(self) -> int:
         """Bytes in the open segment."""
-        return self._size
+        return self._part.size
 
     def append(self, make: Callable[[int], bytes]) -> int:
-        """Write the line that `make(seq)` returns (without newline) and return its seq.
+        """Record the line that `make(seq)` returns (without newline) and return its seq, or DROPPED.
 
         Raises AuditUnavailable when it is not in the file; whatever `make` raises leaves the log as it was.
         """
         if self._pid != os.getpid():
             raise AuditUnavailable(f"{self.log_id}: the log belongs to another process")
         with self._lock:
-            if self._torn or self._broken or self._closed:
+            if self._trouble:
                 self._mend()
-            seq = self.seq
-            line = make(seq) + b"\n"
+            seq, part = self.seq, self._part
+            line = make(seq)
+            size = len(line) + OVERHEAD_BYTES
+            counter = part.counter
+            if size > self._room or counter >= MAX_FRAMES:
+                return self._refused(f"{self.directory}: `audit.spool.max_bytes` is reached", full=True)
+            part.counter = counter + 1
+            frame = part.segment.seal(_EVENT, line, part.size, counter, part.events)
             try:
-                written = os.write(self._fd, line)
+                written = os.write(part.fd, frame)
             except OSError as error:
                 self._tear()
-                raise _unavailable(error, self.directory) from error
-            if written != len(line):
-                # The disk is full or a limit was hit in the middle of the line.
+                return self._refused(_text(error, self.directory), full=error.errno in _FULL)
+            if written != size:
+                # The disk is full or a limit was hit in the middle of the frame.
                 self._tear()
-                raise AuditUnavailable(f"{self.directory}: short write")
-            self._size += written
+                return self._refused(f"{self.directory}: short write", full=True)
+            part.size += size
+            part.events += 1
+            self._room -= size
             self.seq = seq + 1
+            self.ledger.add(line)
             return seq
+
+    def put(self, make: Callable[[int], bytes]) -> int:
+        """Like `append`, for an event that the caller will try again: never dropped, and a failure is not counted."""
+        if self._pid != os.getpid():
+            raise AuditUnavailable(f"{self.log_id}: the log belongs to another process")
+        try:
+            seq = self.append(make)
+        except AuditUnavailable:
+            self._uncount(1)
+            raise
+        if seq == DROPPED:
+            self._uncount(1)
+            raise AuditUnavailable(f"{self.directory}: no space left")
+        return seq
 
     def append_all(self, makes: Sequence[Callable[[int], bytes]]) -> int:
         """Record several events with one `write` and return how many of them, from the first, are in the log.
@@ -114,179 +190,288 @@ class Spool:
         Whatever a maker raises leaves the log as it was.
         """
         with self._lock:
-            if not makes or self._torn or self._broken or self._closed or self._pid != os.getpid():
+            if not makes or self._trouble or self._pid != os.getpid():
                 return 0
-            lines = b"".join([make(seq) + b"\n" for seq, make in enumerate(makes, self.seq)])
+            part = self._part
+            lines = [make(seq) for seq, make in enumerate(makes, self.seq)]
+            size = sum(map(len, lines)) + len(lines) * OVERHEAD_BYTES
+            if size > self._room or part.counter + len(lines) > MAX_FRAMES:
+                return 0
+            seal, at, counter, events = part.segment.seal, part.size, part.counter, part.events
+            part.counter += len(lines)
+            frames = []
+            for index, line in enumerate(lines):
+                frames.append(seal(_EVENT, line, at, counter + index, events + index))
+                at += len(line) + OVERHEAD_BYTES
             try:
-                written = os.write(self._fd, lines)
+                written = os.write(part.fd, b"".join(frames))
             except OSError:
-                written = -1
-            if written != len(lines):
-                self._tear()
-                return 0
-            self._size += written
-            self.seq += len(makes)
-            return len(makes)
+                written = 0
+            done = len(lines)
+            if written != size:
+                self.failures += 1
+                done = 0
+                for frame in frames:
+                    if written < len(frame):
+                        break
+                    written -= len(frame)
+                    done += 1
+            for line in lines[:done]:
+                part.size += len(line) + OVERHEAD_BYTES
+                self.ledger.add(line)
+            part.events += done
+            self.seq += done
+            if done < len(lines):
+                # Whole frames stay: a reader may have seen them.
+                self._torn = self._trouble = True
+                self._cut()
+            return done
 
     def sync(self) -> bool:
         """Bring everything appended so far to the disk; return whether it is there.
 
         A failed fdatasync leaves pages marked clean that were never written,
         and the next one succeeds: so everything since the last good one is
-        copied to a new segment, and only that one counts.
+        sealed again in a new segment, and only that one counts.
         """
         with self._disk_lock:
             return self._sync()
 
     def _sync(self) -> bool:
+        self.ledger.tree()  # folds what is new before the lock is taken
         with self._lock:
             if self._closed or self._pid != os.getpid():
                 return False
-            fd, size = self._fd, self._size
-            if self._synced == size and not self._broken:
+            parts = [(part, part.size) for part in (*self._older, self._part)]
+            durable = (self.seq, self.ledger.tree())
+            if not self._broken and all(part.synced == size for part, size in parts):
                 return True
         if not self._broken:
             try:
-                os.fdatasync(fd)
+                for part, size in parts:
+                    if part.synced != size:
+                        os.fdatasync(part.fd)
             except OSError:
                 self.failures += 1
             else:
                 with self._lock:
-                    self._synced = size
+                    for part, size in parts:
+                        part.synced = size
+                    self._durable = durable
+                    self._drop_older()
                 return True
-        with self._lock:
-            return self._renew()
+        return self._renew()
 
     def check(self) -> None:
-        """Notice when the open segment was removed or replaced, and go on in a new one."""
-        with self._disk_lock, self._lock:
+        """Look after the log, off the check path; may take as long as the signer does.
+
+        Notices when the open segment was removed or replaced, measures the
+        trail, records a gap that has ended, makes checkpoints that are due, and
+        begins a new segment when this one is large or old.
+        """
+        if self.on_look is not None:
+            self.on_look()
+        with self._disk_lock:
             if self._closed or self._pid != os.getpid():
                 return
-            with contextlib.suppress(OSError):
-                here, there = os.fstat(self._fd), os.lstat(segment_path(self.directory, self.log_id, self._number))
-                if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
-                    return
-            self._renew()
+            self.keys.prepare(self._number + 1)
+            self._measure()
+            if self._part.missing:
+                self._renew()
+            if self._broken:
+                return
+        self._record_gap()
+        if self.ledger.due():
+            self._checkpoint("interval")
+        if self._rotation_due(1) and not self.rotate() and self._rotation_due(EXTENDED):
+            with self._lock:
+                self._exhausted = self._trouble = True
+
+    def rotate(self) -> bool:
+        """Begin a new segment now; False where no data key is ready or the disk does not take it."""
+        if not self.keys.ready(self._number + 1):
+            return False
+        self._checkpoint("rotation")
+        with self._disk_lock:
+            if self._closed or self._broken:
+                return False
+            try:
+                blank = Blank.create(self.directory, self.keys, self._number + 1)
+            except OSError:
+                self.failures += 1
+                return False
+            self.ledger.tree()  # folds what is new before the lock is taken
+            with self._lock:
+                try:
+                    fresh = self._begin(blank, self.seq, self.ledger.tree(), "rotation")
+                except OSError:
+                    self.failures += 1
+                    return False
+                self._older.append(self._part)
+                self._part = fresh
+                self._number += 1
+                self._exhausted = False
+        self.keys.prepare(self._number + 1)
+        return True
 
     def close(self) -> None:
-        """Make what was appended durable as far as possible and close the file; appends fail from now on."""
+        """Seal the log, make it durable as far as possible and close it; appends fail from now on."""
+        if self.on_look is not None and not self._closed:
+            self.on_look()
         with self._disk_lock:
+            if not self._closed and self._pid == os.getpid():
+                self._measure()
+                self._record_gap()
+                self._checkpoint("seal", Kind.SEAL)
             self._sync()
             with self._lock:
                 if not self._closed:
-                    self._closed = True
-                    os.close(self._fd)
+                    self._closed = self._trouble = True
+                    for part in (*self._older, self._part):
+                        part.close()
+
+    def _refused(self, why: str, *, full: bool) -> int:
+        self._miss(1)
+        if full and self._limits.drop:
+            return DROPPED
+        raise AuditUnavailable(why)
+
+    def _miss(self, count: int) -> None:
+        if count > 0:
+            self._missed_since = self._missed_since if self.missed else time.time_ns()
+            self.missed += count
+
+    def _uncount(self, count: int) -> None:
+        with self._lock:
+            self.missed -= count
 
     def _mend(self) -> None:
-        """Bring the file back to whole lines, or raise."""
+        """Bring the file back to whole frames, or raise."""
+        why = ""
         if self._closed:
-            raise AuditUnavailable(f"{self.log_id}: the log is closed")
-        if self._broken:
-            raise AuditUnavailable(f"{self.directory}: the disk failed")
-        if self._torn:
-            try:
-                os.ftruncate(self._fd, self._size)
-            except OSError as error:
-                raise _unavailable(error, self.directory) from error
-            self._torn = False
+            why = f"{self.log_id}: the log is closed"
+        elif self._broken:
+            why = f"{self.directory}: the disk failed"
+        elif self._exhausted:
+            why = f"{self.log_id}: no data key could be wrapped for too long: {self.keys.last_error}"
+        elif self._torn:
+            why = self._cut()
+        if why:
+            self._miss(1)
+            raise AuditUnavailable(why)
+        self._trouble = False
+
+    def _cut(self) -> str:
+        """Cut the file back to whole frames; return why that is not possible, "" where it is."""
+        try:
+            os.ftruncate(self._part.fd, self._part.size)
+        except OSError as error:
+            return _text(error, self.directory)
+        self._torn = False
+        self._trouble = self._closed or self._broken or self._exhausted
+        return ""
 
     def _tear(self) -> None:
+        """Note that the file may end within a frame, and cut it back."""
         self.failures += 1
-        self._torn = True
+        self._torn = self._trouble = True
+        self._cut()
+
+    def _record(self, kind: Kind, payload: bytes) -> bool:
+        """Write a frame that is no event; False where it cannot be. Takes the lock."""
+        with self._lock:
+            if self._closed or self._broken or self._torn:
+                return False
+            part = self._part
+            frame = part.segment.seal(kind, payload, part.size, part.counter, part.events)
+            part.counter += 1
+            try:
+                written = os.write(part.fd, frame)
+            except OSError:
+                written = 0
+            if written != len(frame):
+                self._tear()
+                return False
+            part.size += written
+            return True
+
+    def _checkpoint(self, cause: str, kind: Kind = Kind.CHECKPOINT) -> None:
+        signed = self.ledger.checkpoint()
+        head = signed.checkpoint
+        self._record(kind, checkpoint_event(signed, cause=cause, seq=head.size, now_ns=time.time_ns()))
+
+    def _record_gap(self) -> None:
+        """Put on record how many events are not, once something can be recorded again."""
+        count, since = self.missed, self._missed_since
+        if not count or self._room <= 0:
+            return
+        log_id, now_ns = self.log_id, time.time_ns()
         with contextlib.suppress(AuditUnavailable):
-            self._mend()
+            self.put(
+                lambda seq: gap_event(count, log_id=log_id, seq=seq, since_ns=since, until_ns=now_ns, now_ns=now_ns)
+            )
+            self._uncount(count)
+
+    def _measure(self) -> None:
+        used = trail_bytes(self.directory)
+        with self._lock:
+            self._room = self._limits.max_bytes - used
+            self.tight = used >= TIGHT * self._limits.max_bytes
+
+    def _rotation_due(self, times: int) -> bool:
+        """Whether the open segment is that many times as large or old as it should get."""
+        part, limits = self._part, self._limits
+        return part.events > 0 and (
+            part.size >= times * limits.segment_bytes
+            or time.monotonic() - part.begun >= times * limits.segment_seconds
+            or part.counter >= times * (MAX_FRAMES // (2 * EXTENDED))
+        )
 
     def _renew(self) -> bool:
-        """Go on in a new segment that begins with what the old one may have lost; True once that is durable."""
-        path = segment_path(self.directory, self.log_id, self._number + 1)
-        fd = -1
-        try:
-            fd = _create(path)
-            copied = _copy(self._fd, self._synced, self._size, fd)
-            os.fdatasync(fd)
-            _sync_directory(self.directory)
-        except OSError:
-            self._broken = True
-            self.failures += 1
-            if fd >= 0:
-                os.close(fd)
-                with contextlib.suppress(OSError):
-                    path.unlink()
-            return False
-        os.close(self._fd)
-        self._fd, self._size, self._synced = fd, copied, copied
-        self._number += 1
-        self._broken = self._torn = False
+        """Go on in a new segment that begins with what older ones may have lost; True once that is durable."""
+        self.keys.wait(self._number + 1, KEY_SECONDS)
+        with self._lock:
+            seq, tree = self._durable
+            fresh: OpenSegment | None = None
+            try:
+                fresh = self._begin(Blank.create(self.directory, self.keys, self._number + 1), seq, tree, "rotation")
+                reseal((*self._older, self._part), fresh, seq)
+                os.fdatasync(fresh.fd)
+            except OSError:
+                self._broken = self._trouble = True
+                self.failures += 1
+                if fresh is not None:
+                    fresh.remove()
+                return False
+            fresh.synced = fresh.size
+            self._older.append(self._part)
+            self._drop_older()
+            self._part = fresh
+            self._number += 1
+            self._durable = (self.seq, self.ledger.tree())
+            self._broken = self._torn = self._exhausted = False
+        self.keys.prepare(self._number + 1)
         return True
+
+    def _begin(self, blank: Blank, seq: int, tree: Range, cause: str) -> OpenSegment:
+        """Begin a segment with its header and a mark of the tree before it. Raises OSError; then its files are gone."""
+        made = blank.begin(seq, tree.root())
+        try:
+            made.put(Kind.MARK, checkpoint_event(self.ledger.mark(tree), cause=cause, seq=seq, now_ns=time.time_ns()))
+        except OSError:
+            made.remove()
+            raise
+        return made
+
+    def _drop_older(self) -> None:
+        for part in self._older:
+            part.close()
+        self._older = []
+
+
+def _text(error: OSError, directory: Path) -> str:
+    return f"{error.filename or directory}: {error.strerror or error}"
 
 
 def _unavailable(error: OSError, directory: Path) -> AuditUnavailable:
-    return AuditUnavailable(f"{error.filename or directory}: {error.strerror or error}")
-
-
-def _create(path: Path) -> int:
-    fd = os.open(path, _APPEND, 0o600)
-    try:
-        os.fsync(fd)
-        _sync_directory(path.parent)
-    except OSError:
-        os.close(fd)
-        with contextlib.suppress(OSError):
-            path.unlink()
-        raise
-    return fd
-
-
-def _copy(source: int, start: int, end: int, target: int) -> int:
-    """Copy a range; raises OSError where it cannot be read back or written whole."""
-    at = start
-    while at < end:
-        piece = os.pread(source, min(_COPY_BYTES, end - at), at)
-        if not piece or os.write(target, piece) != len(piece):
-            raise OSError(5, "could not copy what was not durable")
-        at += len(piece)
-    return end - start
-
-
-def _sync_directory(directory: Path) -> None:
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def _prepare(directory: Path) -> None:
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    found = os.lstat(directory)
-    if not stat.S_ISDIR(found.st_mode):
-        raise AuditUnavailable(f"{directory}: not a directory")
-    if found.st_mode & 0o022:
-        raise AuditUnavailable(f"{directory}: others can write it (chmod 700)")
-
-
-def _query_key(directory: Path) -> bytes:
-    """Return the trail's key for query hashes, made (0600) at the first start.
-
-    Several processes may start at once: the first link wins, all read the same key.
-    """
-    path = directory / KEY_FILE
-    for _ in range(2):
-        try:
-            key = path.read_bytes()
-        except FileNotFoundError:
-            draft = directory / f".{KEY_FILE}.{secrets.token_hex(8)}"
-            fd = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                os.write(fd, secrets.token_bytes(_KEY_BYTES))
-                os.fsync(fd)
-                with contextlib.suppress(FileExistsError):
-                    path.hardlink_to(draft)
-            finally:
-                os.close(fd)
-                draft.unlink()
-        else:
-            if len(key) != _KEY_BYTES:
-                raise AuditUnavailable(f"{path}: not a key of {_KEY_BYTES} bytes")
-            return key
-    raise AuditUnavailable(f"{path}: cannot be made")
+    return AuditUnavailable(_text(error, directory))

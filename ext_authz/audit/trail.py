@@ -1,15 +1,15 @@
 """Names and order of the trail's files.
 
-Law: `LOG_ID.jsonl`, then `LOG_ID.1.jsonl`, … are the segments of one log in
-order of writing; a log has one writer and one start. Anything else in the
-folder is not ours and is left alone. Non-goal: contents.
+Law: `LOG_ID.000000.seg`, `LOG_ID.000001.seg`, … are the segments of one log in order of writing, each with its wrapped
+key beside it (`.key`); a log has one writer and one start. Anything else in the folder is not ours and is left alone.
+Non-goal: contents.
 """
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-_NAME = re.compile(r"(([a-z][a-z0-9-]{0,63})-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{16})(?:\.([1-9][0-9]{0,8}))?\.jsonl\Z")
+_NAME = re.compile(r"(([a-z][a-z0-9-]{0,63})-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{16})\.([0-9]{6,9})\.seg\Z")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,18 +27,23 @@ class Segment:
         """The file's name."""
         return self.path.name
 
+    @property
+    def key(self) -> Path:
+        """Where its wrapped key stands."""
+        return self.path.with_suffix(".key")
+
 
 def segment_path(directory: Path, log_id: str, number: int) -> Path:
     """Return where segment `number` (from 0) of a log stands."""
-    return directory / (f"{log_id}.{number}.jsonl" if number else f"{log_id}.jsonl")
+    return directory / f"{log_id}.{number:06d}.seg"
 
 
 def segment_of(path: Path) -> Segment | None:
     """Read a file's name; None when it is not one of the trail's."""
     found = _NAME.match(path.name)
-    if found is None:
+    if found is None or (len(found[4]) > 6 and found[4][0] == "0"):  # noqa: PLR2004  one name for each number
         return None
-    return Segment(found[3], found[1], int(found[4] or 0), found[2], path)
+    return Segment(found[3], found[1], int(found[4]), found[2], path)
 
 
 def segments(directory: Path) -> list[Segment]:

@@ -206,13 +206,15 @@ def _unused(
     import orjson
 
     from ext_authz.audit.event import timestamp
-    from ext_authz.cli.replay import folded, trail_chunks
+    from ext_authz.cli.replay import chunks_key, folded, trail_chunks
     from ext_authz.tools.grants import Uses, unused, use_folder
     from ext_authz.tools.trail_fold import Fold
 
-    fold: Fold[Uses] = Fold(use_folder, (orjson.dumps(inputs.policies),), os.cpu_count() or 1)
+    chunks = trail_chunks(audit, config)
+    key = chunks_key(chunks, "", config)
+    fold: Fold[Uses] = Fold(use_folder, (orjson.dumps(inputs.policies),), os.cpu_count() or 1, key)
     total = Uses()
-    for each in folded(fold, trail_chunks(audit, config), "reading"):
+    for each in folded(fold, chunks, "reading"):
         total.join(each)
     since = timestamp(since_ns)
     columns = ["policy", "part", "alternative", "uses", "last_used"]

@@ -19,10 +19,12 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     JsonOption,
+    TrailKeyOption,
     clock_text,
     complain,
     console,
     not_available,
+    open_trail_key,
     printable,
     say,
     trail_paths,
@@ -53,6 +55,7 @@ _SHOWN = 10
 def cat(
     paths: Paths = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    key: TrailKeyOption = "",
     json: JsonOption = False,
     decision: Decision = "",
     reason: Reason = "",
@@ -64,7 +67,7 @@ def cat(
     Example: `ext-authz audit cat --decision deny --json`
     """
     wanted = _filter(decision, reason, policy, subject)
-    trail = _trail(paths, config)
+    trail = _trail(paths, config, key)
     for entry in trail.entries():
         if _matches(entry.event, wanted):
             _show(entry, json=json)
@@ -75,6 +78,7 @@ def cat(
 def tail(
     paths: Paths = None,
     config: ConfigOption = DEFAULT_CONFIG,
+    key: TrailKeyOption = "",
     json: JsonOption = False,
     lines: Annotated[
         int, typer.Option("-n", "--lines", min=0, max=1_000_000, help="How many of the past events to begin with.")
@@ -93,7 +97,7 @@ def tail(
     from collections import deque
 
     wanted = _filter(decision, reason, policy, subject)
-    trail = _trail(paths, config)
+    trail = _trail(paths, config, key)
     past = deque((entry for entry in trail.entries() if _matches(entry.event, wanted)), maxlen=lines)
     for entry in past:
         _show(entry, json=json)
@@ -108,12 +112,14 @@ def tail(
 
 
 @app.command()
-def stats(paths: Paths = None, config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
+def stats(
+    paths: Paths = None, config: ConfigOption = DEFAULT_CONFIG, key: TrailKeyOption = "", json: JsonOption = False
+) -> None:
     """Summarise the trail: decisions, reasons, policies, subjects, resources.
 
     Example: `ext-authz audit stats run/audit`
     """
-    trail = _trail(paths, config)
+    trail = _trail(paths, config, key)
     counts = _count(entry.event for entry in trail.entries())
     if json:
         import orjson
@@ -189,11 +195,11 @@ def export(arguments: Arguments = None) -> None:
     not_available("audit export")
 
 
-def _trail(paths: list[Path] | None, config: Path) -> "Trail":
+def _trail(paths: list[Path] | None, config: Path, key: str) -> "Trail":
     from ext_authz.audit.reader import Trail
 
     try:
-        return Trail(trail_paths(paths, config))
+        return Trail(trail_paths(paths, config), open_trail_key(key, config))
     except FileNotFoundError as error:
         raise CommandError(f"cannot read `{error.filename}`: no such file or directory") from None
 
@@ -272,6 +278,10 @@ def _detail(name: str, value: object) -> str:
 def _remarks(trail: "Trail") -> None:
     """Say on stderr what could not be read; reading proves nothing, but it need not hide it."""
     if trail.damaged:
-        complain(f"warning: {trail.damaged} damaged lines were passed over")
+        complain(f"warning: {trail.damaged} damaged events were passed over")
+    for problem in trail.problems:
+        complain(f"warning: {printable(problem)}")
+    for name in trail.shredded:
+        complain(f"warning: {printable(name)}: its key was deleted, nothing of it can be read")
     for gap in trail.gaps():
         complain(f"warning: {gap}")

@@ -20,7 +20,6 @@ import typer
 from ext_authz.cli.frame import (
     DEFAULT_CONFIG,
     DOES_NOT_HOLD,
-    NOT_AVAILABLE,
     CommandError,
     ConfigOption,
     JsonOption,
@@ -164,14 +163,17 @@ def _name(data_id: str, data_type: str) -> "DataName":
 
 
 def _key(text: str, config: Path) -> "KeyProvider":
-    """Return the key of `--key`, or refuse: the configured one is for a later version."""
+    """Return the key of `--key`, else that of the configuration's `audit.encryption`."""
     if text:
         return _open(text, "--key")
     if config.exists():
         from ext_authz.config import load
 
-        load(config, os.environ, frozenset({"audit"}))
-    raise CommandError(f"`--key` is missing (a key from the configuration, `audit.encryption`: {NOT_AVAILABLE})")
+        loaded = load(config, os.environ, frozenset({"audit"}))
+        assert loaded.settings is not None  # noqa: S101  load raises otherwise
+        if loaded.settings.audit.encryption is not None:
+            return _open(str(loaded.settings.audit.encryption.key), "audit.encryption.key")
+    raise CommandError("`--key` is missing, and no configuration names a key in `audit.encryption`")
 
 
 def _open(text: str, option: str) -> "KeyProvider":

@@ -7,7 +7,7 @@ Non-goal: commands.
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, NoReturn
 
@@ -18,9 +18,12 @@ from ext_authz.documents import Diagnostic, DocumentError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ext_authz.envelope.keys import KeyProvider, KeyReference
+
 DONE: Final = 0
 DOES_NOT_HOLD: Final = 1
 USAGE: Final = 2
+CANNOT_DECRYPT: Final = 3
 INTERNAL: Final = 70
 INTERRUPTED: Final = 130
 
@@ -32,6 +35,14 @@ _MAX_SECONDS: Final = MAX_YEARS * 366 * 86_400
 
 ConfigOption = Annotated[
     Path, typer.Option("-c", "--config", help="The configuration file.", metavar="FILE", show_default=True)
+]
+TrailKeyOption = Annotated[
+    str,
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="The trail's key (`file:PATH`, `vault:KEY`, `awskms:KEY`); else the configured one.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -74,6 +85,9 @@ def _failed(error: Exception) -> int:
         return error.status
     if hasattr(error, "format_message") and hasattr(error, "exit_code"):
         return _misused(error)
+    if type(error).__name__ == "KeyUnavailableError":
+        complain(f"cannot decrypt: {printable(str(error))}")
+        return CANNOT_DECRYPT
     if isinstance(error, PermissionError) and error.filename:
         complain(f"cannot use `{os.fsdecode(error.filename)}`: permission denied")
         return USAGE
@@ -196,3 +210,39 @@ def trail_paths(paths: Sequence[Path] | None, config: Path) -> Sequence[Path]:
     if not folder.is_dir():
         raise CommandError(f"there is no audit trail at {folder} yet")
     return [folder]
+
+
+def trail_key(text: str, config: Path) -> "KeyReference":
+    """Return the key of a trail: `--key`, else the one that a server with this configuration uses.
+
+    Raises CommandError (exit 3 where there is neither), DocumentError for mistakes in the configuration.
+    """
+    from ext_authz.envelope.keys import parse_reference
+
+    if text:
+        try:
+            return parse_reference(text)
+        except ValueError as error:
+            raise CommandError(f"--key: {printable(str(error))}") from None
+    if not config.exists() and config == DEFAULT_CONFIG:
+        raise CommandError(
+            f"the trail is encrypted: name its key with `--key`, or its configuration with `-c` (there is no {config})",
+            CANNOT_DECRYPT,
+        )
+    from ext_authz.audit.trail_keys import TrailKeys
+    from ext_authz.config import load
+
+    loaded = load(config, os.environ, frozenset({"run_dir", "audit"}))
+    assert loaded.settings is not None  # noqa: S101  load raises otherwise
+    return TrailKeys(loaded.settings.audit, loaded.base, loaded.settings.run_dir, os.environ).encryption
+
+
+def open_trail_key(text: str, config: Path) -> "Callable[[], KeyProvider]":
+    """Return what opens the key of a trail once an encrypted segment is met; raises as `trail_key` does, then."""
+
+    def opened() -> "KeyProvider":
+        from ext_authz.envelope.keys import open_key
+
+        return open_key(trail_key(text, config), os.environ)
+
+    return opened

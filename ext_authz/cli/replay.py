@@ -20,15 +20,18 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     JsonOption,
+    TrailKeyOption,
     complain,
     console,
     printable,
     say,
+    trail_key,
     trail_paths,
 )
 from ext_authz.cli.progress import Meter
 
 if TYPE_CHECKING:
+    from ext_authz.envelope.keys import KeyReference
     from ext_authz.policy.document import PolicyDocument
     from ext_authz.tools.trail_fold import Chunk, Fold
 
@@ -57,6 +60,7 @@ def replay(
     fail_on: Annotated[
         FailOn | None, typer.Option("--fail-on", help="Exit 1 where somebody gains, loses, or either.")
     ] = None,
+    key: TrailKeyOption = "",
     json: JsonOption = False,
     workers: Annotated[
         int, typer.Option("--workers", min=0, metavar="N", help="Processes; 0 is one per CPU.", show_default=True)
@@ -75,7 +79,8 @@ def replay(
 
     chunks = trail_chunks(audit, config)
     document, strict = _candidate(against, config)
-    fold: Fold[Tally] = Fold(replayer, (orjson.dumps(dump(document)), strict), workers or os.cpu_count() or 1)
+    arguments = (orjson.dumps(dump(document)), strict)
+    fold: Fold[Tally] = Fold(replayer, arguments, workers or os.cpu_count() or 1, chunks_key(chunks, key, config))
     total = Tally()
     for tally in folded(fold, chunks, "replaying"):
         total.join(tally)
@@ -111,6 +116,13 @@ def trail_chunks(paths: Sequence[Path] | None, config: Path) -> "list[Chunk]":
         return chunks_of(trail_paths(paths, config))
     except OSError as error:
         raise CommandError(f"cannot read `{error.filename}`: {(error.strerror or str(error)).lower()}") from None
+
+
+def chunks_key(chunks: "Sequence[Chunk]", key: str, config: Path) -> "KeyReference | None":
+    """Return the key that opens the chunks; None where none of them is encrypted. Raises as `trail_key` does."""
+    from ext_authz.audit.trail import segment_of
+
+    return trail_key(key, config) if any(segment_of(Path(chunk.path)) for chunk in chunks) else None
 
 
 def _candidate(against: Sequence[str] | None, config: Path) -> "tuple[PolicyDocument, bool]":

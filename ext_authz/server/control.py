@@ -18,9 +18,11 @@ import orjson
 from ext_authz import wiring
 from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.sinks.opening import open_sinks
-from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.audit.source import SealedSource
+from ext_authz.audit.spool import AuditUnavailable, Committer
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs
+from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
 from ext_authz.server.bundles import BundleKeeper, Came
@@ -65,11 +67,16 @@ class Control:
         self._link = link
         self._run_dir = settings.run_dir
         audit = settings.run_dir / "audit"
-        self._spool = Spool.create(audit, CONTROL)
-        self._recorder = Recorder(self._spool)
+        keys = wiring.trail_keys(inputs, os.environ)
+        self._spool = wiring.open_spool(inputs, CONTROL, keys)
+        self._committer = Committer(self._spool)
+        self._recorder = Recorder(self._spool, keys.open)
         self._sink_news: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
         self._exporter = Exporter(
-            audit, open_sinks(settings.audit.sinks, audit), report=lambda *news: self._sink_news.put(news)
+            audit,
+            open_sinks(settings.audit.sinks, audit),
+            source=SealedSource(audit, keys.open),
+            report=lambda *news: self._sink_news.put(news),
         )
         self._reloader = Reloader(config_file, inputs, os.environ, self._publish)
         self._workers = settings.server.worker_count()
@@ -103,6 +110,7 @@ class Control:
     def run(self) -> None:
         """Work until the supervisor says drain or is gone."""
         self._recorder.lifecycle("start", details=self._details())
+        self._committer.start()
         self._exporter.start()
         self._writer.start()
         self._keys.start()
@@ -128,6 +136,7 @@ class Control:
         self._bundles.stop()
         self._record_changes()
         self._record("stop")
+        self._committer.stop()
         self._spool.close()
         self._exporter.stop()
         self._writer.stop()
@@ -330,7 +339,7 @@ def main(arguments: list[str]) -> int:
         return 70
     try:
         Control(Path(arguments[1]), link, Inputs.from_bytes(first[1]), Fetched.from_bytes(keys[1])).run()
-    except (BindError, AuditUnavailable, OSError, ValueError) as error:
+    except (BindError, AuditUnavailable, KeyUnavailableError, OSError, ValueError) as error:
         link.send(Kind.FAILED, str(error).encode())
         time.sleep(0.1)
         return 2

@@ -14,6 +14,8 @@ from typing import Any, Final
 import orjson
 
 from ext_authz.audit.event import STATE, lifecycle_event, state_event
+from ext_authz.audit.reader import Trail
+from ext_authz.audit.sealing import OpenKey
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail import segments
 from ext_authz.state import Store
@@ -26,8 +28,9 @@ PAGE: Final = 256
 class Recorder:
     """Writes to one spool; used by one thread."""
 
-    def __init__(self, spool: Spool, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, spool: Spool, open_key: OpenKey, clock_ns: Callable[[], int] = time.time_ns) -> None:
         self._spool = spool
+        self._open_key = open_key
         self._clock_ns = clock_ns
         self._seen: dict[str, int] | None = None
         self._version: object = None
@@ -54,7 +57,7 @@ class Recorder:
         if version == self._version:
             return 0
         if self._seen is None:
-            self._seen = recorded(self._spool.directory)
+            self._seen = recorded(self._spool.directory, self._open_key)
         count = 0
         page = store.read(0, 0)
         store_id = page.store_id
@@ -65,7 +68,7 @@ class Recorder:
                 return count  # another store stands here now: the next look begins with that one
             for change in page.changes:
                 log_id, now_ns = self._spool.log_id, self._clock_ns()
-                self._spool.append(
+                self._spool.put(
                     lambda seq, c=change, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
                         c, store_id=store_id, log_id=i, seq=seq, now_ns=n
                     )
@@ -90,23 +93,16 @@ class Recorder:
             draft.replace(path)
 
 
-def recorded(directory: Path) -> dict[str, int]:
-    """Return, by store, the last change that the trail in `directory` has as an event."""
+def recorded(directory: Path, open_key: OpenKey) -> dict[str, int]:
+    """Return, by store, the last change that the trail in `directory` has as an event. Raises KeyUnavailableError."""
     seen: dict[str, int] = {}
     with contextlib.suppress(OSError, ValueError):
         stored = orjson.loads((directory / CURSOR_FILE).read_bytes())
         if isinstance(stored, dict):
             seen = {str(store): int(change) for store, change in stored.items()}
-    marker = STATE.encode()
-    for segment in segments(directory):
-        if segment.writer != CONTROL:
-            continue
-        with contextlib.suppress(FileNotFoundError), segment.path.open("rb") as lines:
-            for line in lines:
-                if marker not in line or not line.endswith(b"\n"):
-                    continue
-                with contextlib.suppress(ValueError, KeyError, TypeError):
-                    event = orjson.loads(line)
-                    if event["schema"] == STATE:
-                        seen[event["store"]] = max(seen.get(event["store"], 0), int(event["change"]))
+    logs = [each.path for each in segments(directory) if each.writer == CONTROL and each.path.exists()]
+    for entry in Trail(logs, open_key).entries():
+        with contextlib.suppress(KeyError, TypeError, ValueError):
+            if entry.event["schema"] == STATE:
+                seen[entry.event["store"]] = max(seen.get(entry.event["store"], 0), int(entry.event["change"]))
     return seen

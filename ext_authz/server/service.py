@@ -13,7 +13,7 @@ from typing import Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.event import decision_event
-from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
+from ext_authz.audit.spool import DROPPED, AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check
 from ext_authz.model import Decision, Outcome, Reason, Refusal
 from ext_authz.server.key_waits import KeyWaits
@@ -198,7 +198,11 @@ class Service:
 
     def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
         try:
-            self._spool.append(self._event(outcome, snapshot))
+            if self._spool.append(self._event(outcome, snapshot)) == DROPPED:
+                self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
+                if outcome.decision.audit_logged and outcome.decision.allowed:
+                    outcome = _failed(outcome, Reason.AUDIT_UNAVAILABLE, "the event was dropped")
+                    wire = response.write(outcome, report_errors=self._report_errors)
         except AuditUnavailable as error:
             self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
             if outcome.decision.allowed:

@@ -22,6 +22,7 @@ from ext_authz import config, wiring
 from ext_authz.authn.remote import NOTHING_FETCHED, Fetched
 from ext_authz.bundle.problems import BundleError
 from ext_authz.config import Inputs
+from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import bundles, log
 from ext_authz.server.link import Kind, Link, pair
 from ext_authz.server.transport import BindError, sockets
@@ -257,6 +258,12 @@ def serve(config_file: Path) -> int:
                 sockets.probe(address)
         except BindError as error:
             raise StartError(str(error)) from None
+        try:
+            warnings = wiring.trail_keys(inputs, os.environ).prepare()
+        except KeyUnavailableError as error:
+            raise StartError(f"audit trail: {error}") from None
+        for warning in warnings:
+            log.line("supervisor", f"warning: {warning}")
         try:
             SqliteStore(settings.run_dir / FILE_NAME, create=True).close()
         except StoreError as error:

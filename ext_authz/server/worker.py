@@ -5,6 +5,7 @@ another thread than the check.
 """
 
 import gc
+import os
 import signal
 import sys
 import threading
@@ -13,10 +14,11 @@ import time
 import orjson
 
 from ext_authz import wiring
-from ext_authz.audit.spool import AuditUnavailable, Committer, Spool
+from ext_authz.audit.spool import AuditUnavailable, Committer
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs, Settings
 from ext_authz.documents import DocumentError
+from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.link import Kind, Link, adopt
@@ -43,7 +45,7 @@ class Worker:
         self._name = f"worker-{number}"
         self._link = link
         self._settings = settings
-        self._spool = Spool.create(settings.run_dir / "audit", self._name)
+        self._spool = wiring.open_spool(inputs, self._name, wiring.trail_keys(inputs, os.environ))
         self._committer = Committer(self._spool)
         database = settings.run_dir / FILE_NAME
         self._state = StateReader(lambda: SqliteStore(database), max_age_ns=settings.state.max_age * 1_000_000_000)
@@ -161,7 +163,7 @@ def main(arguments: list[str]) -> int:
         return 70
     try:
         Worker(int(arguments[1]), link, Inputs.from_bytes(first[1]), Fetched.from_bytes(keys[1])).run()
-    except (BindError, AuditUnavailable, DocumentError, StoreError, OSError) as error:
+    except (BindError, AuditUnavailable, KeyUnavailableError, DocumentError, StoreError, OSError) as error:
         link.send(Kind.FAILED, str(error).encode())
         time.sleep(0.1)
         return 2

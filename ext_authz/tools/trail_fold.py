@@ -1,11 +1,12 @@
 """Recorded events read by several processes at once: files cut into chunks, folded, merged in order.
 
-Law: every whole line of every file is seen exactly once, an event that stands
+Law: every whole event of every file is seen exactly once, an event that stands
 in two places (a segment continued, a sink that repeated) counts once, and the
 result does not depend on how many processes read. Non-goal: what is folded.
 """
 
 import multiprocessing
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -13,10 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
-from ext_authz.audit.reader import AUDIT_FOLDER
-from ext_authz.audit.trail import segments
+from ext_authz.audit.reader import AUDIT_FOLDER, SegmentReader, read_bytes
+from ext_authz.audit.sealing import Opener, ShreddedError
+from ext_authz.audit.segment import HEADER_BYTES, Kind, Record, frames
+from ext_authz.audit.trail import Segment, segment_of, segments
+from ext_authz.envelope.errors import AlteredError
+from ext_authz.envelope.keys import KeyReference, open_key
 
 CHUNK_BYTES: Final = 8 * 1024 * 1024
+_HOP_BYTES: Final = 1024 * 1024
 MAX_LINE_BYTES: Final = 1024 * 1024
 """Ours have at most 16 KiB; what is longer is no event, and must not fill the memory."""
 
@@ -26,7 +32,7 @@ _Made_co = TypeVar("_Made_co", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The lines of a file that begin at `start` or later and before `end` (bytes)."""
+    """The lines of a file that begin at `start` or later and before `end` (bytes); of a segment whole frames."""
 
     path: str
     start: int
@@ -100,7 +106,7 @@ class Seen:
 
 
 class Folder(Protocol[_Made_co]):
-    """Folds lines into a tally that can be sent between processes. A line of None was too long to read."""
+    """Folds lines into a tally that can be sent between processes. A line of None was damaged or too long to read."""
 
     def fold(self, lines: Iterable[bytes | None], seen: Seen) -> _Made_co:
         """Fold lines; an event that `seen` already has is passed over, every other one is added to it."""
@@ -124,13 +130,58 @@ def chunks_of(paths: Iterable[Path], chunk_bytes: int = CHUNK_BYTES) -> list[Chu
         else:
             raise FileNotFoundError(2, "no such file or directory", str(path))
         for file in files:
+            if segment_of(file) is not None:
+                found += _segment_chunks(file, chunk_bytes)
+                continue
             size = file.stat().st_size
             found += [Chunk(str(file), at, min(at + chunk_bytes, size)) for at in range(0, size, chunk_bytes)]
     return found
 
 
-def lines_of(chunk: Chunk) -> Iterator[bytes | None]:
-    """Yield the chunk's lines without newline, empty ones left out; None for one over MAX_LINE_BYTES."""
+def _segment_chunks(file: Path, chunk_bytes: int) -> Iterator[Chunk]:
+    """Cut a segment where frames begin; what is behind bytes that are no frame is in the last chunk."""
+    size = file.stat().st_size
+    start = at = HEADER_BYTES
+    while at < size and (data := read_bytes(file, at, max(chunk_bytes, _HOP_BYTES))):
+        before = at
+        for each in frames(data, at):
+            at = each.end
+            if at - start >= chunk_bytes:
+                yield Chunk(str(file), start, at)
+                start = at
+        if at == before:
+            break
+    if start < size:
+        yield Chunk(str(file), start, size)
+
+
+def lines_of(chunk: Chunk, opener: Opener | None = None) -> Iterator[bytes | None]:
+    """Yield the chunk's lines without newline, empty ones left out; None for what is damaged or over MAX_LINE_BYTES.
+
+    Raises KeyUnavailableError where a segment cannot be opened; one whose key was deleted has no lines.
+    """
+    segment = segment_of(Path(chunk.path))
+    return _plain_lines(chunk) if segment is None else _sealed_lines(chunk, segment, opener or Opener(None))
+
+
+def _sealed_lines(chunk: Chunk, segment: Segment, opener: Opener) -> Iterator[bytes | None]:
+    reader = SegmentReader(segment, opener, chunk.start)
+    try:
+        while reader.at < chunk.end and (found := reader.chunk()):
+            for each in found:
+                if each.end > chunk.end:
+                    return
+                if not isinstance(each, Record):
+                    yield None
+                elif each.kind is Kind.EVENT:
+                    yield each.payload
+    except ShreddedError:
+        return
+    except AlteredError:
+        yield None
+
+
+def _plain_lines(chunk: Chunk) -> Iterator[bytes | None]:
     with Path(chunk.path).open("rb") as file:
         at = chunk.start
         if at:
@@ -161,11 +212,19 @@ def _skip(file: Any) -> int:  # noqa: ANN401  a binary file
 class Fold(Generic[_Tally]):
     """A fold over chunks in one process or several.
 
-    `make(*arguments)` returns the Folder; both must be picklable, as it is made in each process.
+    `make(*arguments)` returns the Folder; both must be picklable, as it is made in each process. `key` opens segments.
     """
 
-    def __init__(self, make: Callable[..., Folder[_Tally]], arguments: Sequence[Any], workers: int) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Folder[_Tally]],
+        arguments: Sequence[Any],
+        workers: int,
+        key: KeyReference | None = None,
+    ) -> None:
         self.make, self.arguments, self.workers = make, tuple(arguments), workers
+        self.key = key
+        self.opener = _opener(key)
 
     def run(self, chunks: Sequence[Chunk]) -> Iterator[tuple[Chunk, _Tally]]:
         """Yield each chunk's tally, in order of the chunks."""
@@ -176,7 +235,7 @@ class Fold(Generic[_Tally]):
             if total.meets(seen):
                 # Something of it stood in an earlier chunk: count it again, knowing that.
                 local = local or self.make(*self.arguments)
-                made = local.fold(lines_of(chunk), total)
+                made = local.fold(lines_of(chunk, self.opener), total)
             else:
                 total.join(seen)
             yield chunk, made
@@ -187,11 +246,11 @@ class Fold(Generic[_Tally]):
             folder = self.make(*self.arguments)
             for chunk in chunks:
                 seen = Seen()
-                yield chunk, folder.fold(lines_of(chunk), seen), seen
+                yield chunk, folder.fold(lines_of(chunk, self.opener), seen), seen
             return
         # Spawned: this process may have threads (the progress bar has one).
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, _begin, (self.make, self.arguments)) as pool:
+        with ProcessPoolExecutor(workers, context, _begin, (self.make, self.arguments, self.key)) as pool:
             futures = [pool.submit(_fold, chunk) for chunk in chunks]
             try:
                 for chunk, future in zip(chunks, futures, strict=True):
@@ -202,13 +261,17 @@ class Fold(Generic[_Tally]):
                     future.cancel()
 
 
-_worker: list[Folder[Any]] = []
+def _opener(key: KeyReference | None) -> Opener:
+    return Opener(None if key is None else lambda: open_key(key, os.environ))
 
 
-def _begin(make: Callable[..., Folder[Any]], arguments: tuple[Any, ...]) -> None:
-    _worker[:] = [make(*arguments)]
+_worker: list[tuple[Folder[Any], Opener]] = []
+
+
+def _begin(make: Callable[..., Folder[Any]], arguments: tuple[Any, ...], key: KeyReference | None) -> None:
+    _worker[:] = [(make(*arguments), _opener(key))]
 
 
 def _fold(chunk: Chunk) -> tuple[Any, Seen]:
-    seen = Seen()
-    return _worker[0].fold(lines_of(chunk), seen), seen
+    (folder, opener), seen = _worker[0], Seen()
+    return folder.fold(lines_of(chunk, opener), seen), seen

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 import orjson
+from trails import lines, new_spool
 
 from ext_authz import wiring
 from ext_authz.audit.spool import Committer, Spool
@@ -74,8 +75,7 @@ class Running:
     folder: Path
 
     def events(self) -> list[dict]:
-        path = self.spool.directory / f"{self.spool.log_id}.jsonl"
-        return [orjson.loads(line) for line in path.read_bytes().splitlines()]
+        return [orjson.loads(line) for line in lines(self.spool.directory)]
 
     def close(self) -> None:
         self.committer.stop()
@@ -85,7 +85,7 @@ class Running:
 def start(folder: Path, state: State = EMPTY_STATE, **options) -> Running:
     configuration = write_configuration(folder, **options)
     _, snapshot = wiring.load(configuration, os.environ)
-    spool = Spool.create(folder / "audit", "worker-0")
+    spool = new_spool(folder / "audit")
     committer = Committer(spool)
     committer.start()
     metrics = WorkerMetrics("worker-0")

@@ -12,9 +12,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
-import orjson
 from wire_requests import read_reply
 
+from ext_authz.audit.reader import Trail
+from ext_authz.envelope.keys.file import FileKeys
 from ext_authz.server.service import METHOD
 
 
@@ -84,10 +85,9 @@ class Sidecar:
             return read_reply(channel.unary_unary(METHOD)(message, timeout=timeout, wait_for_ready=True))
 
     def events(self) -> list[dict]:
-        lines: list[bytes] = []
-        for path in sorted((self.folder / "run" / "audit").glob("*.jsonl")):
-            lines += path.read_bytes().splitlines()
-        return [orjson.loads(line) for line in lines]
+        keyring = self.folder / "audit.key"
+        trail = Trail([self.folder / "run"], lambda: FileKeys.load(keyring))
+        return [entry.event for entry in trail.entries()]
 
     def stop(self) -> int:
         if self.process.poll() is None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from trails import new_spool
 
-from ext_authz.audit.spool import Committer, Spool
+from ext_authz.audit.spool import Committer
 
 FAR = time.time_ns() + 3600 * 10**9
 
@@ -180,7 +181,7 @@ def test_what_nobody_waits_for_reaches_the_disk_by_itself(disk: Disk) -> None:
 
 
 def test_with_a_real_spool_the_answer_means_it_is_synced(tmp_path: Path) -> None:
-    spool = Spool.create(tmp_path / "audit", "worker-0")
+    spool = new_spool(tmp_path / "audit")
     committer = Committer(spool)
     committer.start()
     answers = Answers()
@@ -188,6 +189,6 @@ def test_with_a_real_spool_the_answer_means_it_is_synced(tmp_path: Path) -> None
     committer.commit(answers, FAR)
     answers.wait()
     assert answers.given == [True]
-    assert spool._synced == spool.size == 3
+    assert spool._part.synced == spool.size > 3
     committer.stop()
     spool.close()

@@ -9,19 +9,23 @@ from typing import Any
 
 import orjson
 import pytest
+from trails import new_spool, open_key
 
 from ext_authz.audit.cursor import Cursor
 from ext_authz.audit.delivery import Batch, Delivery, Outlet
 from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.formats import native
+from ext_authz.audit.reader import SegmentReader
+from ext_authz.audit.sealing import Opener
+from ext_authz.audit.segment import Kind
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.audit.sinks import Hold, Item, Refused, Retry, Split
 from ext_authz.audit.sinks.file import FileSink
 from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.sinks.stdout import StdoutSink
-from ext_authz.audit.source import LineSource
+from ext_authz.audit.source import SealedSource
 from ext_authz.audit.spool import Spool
-from ext_authz.audit.trail import segment_path, segments
+from ext_authz.audit.trail import segment_of, segments
 
 
 class ListSink:
@@ -51,7 +55,7 @@ def trail(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def spool(trail: Path) -> Iterator[Spool]:
-    made = Spool.create(trail, "worker-0")
+    made = new_spool(trail, "worker-0")
     yield made
     made.close()
 
@@ -64,7 +68,7 @@ def fill(spool: Spool, count: int) -> list[bytes]:
 
 
 def deliverer(trail: Path, sink: Any, *, chunk_bytes: int = 256 * 1024, events: int = 1000, **more: Any) -> Delivery:
-    return Delivery(trail, LineSource(trail), Outlet(sink, Batch(events, chunk_bytes)), **more)
+    return Delivery(trail, SealedSource(trail, open_key), Outlet(sink, Batch(events, chunk_bytes)), **more)
 
 
 def drain(delivery: Delivery) -> None:
@@ -112,36 +116,37 @@ def test_a_sink_that_is_down_loses_nothing_and_is_tried_again_with_growing_pause
     assert sink.got == lines
 
 
-def test_a_torn_last_line_waits_for_its_end(trail: Path, spool: Spool) -> None:
-    fill(spool, 1)
+def test_a_torn_last_frame_waits_for_its_end(trail: Path, spool: Spool) -> None:
+    lines = fill(spool, 2)
     path = segments(trail)[0].path
-    with path.open("ab") as file:
-        file.write(b'{"half":')
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
     sink = ListSink()
     delivery = deliverer(trail, sink)
     drain(delivery)
-    assert len(sink.got) == 1
-    with path.open("ab") as file:
-        file.write(b"1}\n")
+    assert sink.got == lines[:1]
+    path.write_bytes(whole)
     drain(delivery)
-    assert sink.got[1:] == [b'{"half":1}']
+    assert sink.got == lines
 
 
 def test_damage_in_the_middle_is_dropped_and_counted_and_what_follows_is_delivered(trail: Path, spool: Spool) -> None:
-    fill(spool, 1)
+    lines = fill(spool, 5)
     path = segments(trail)[0].path
-    with path.open("ab") as file:
-        file.write(b"\0" * 5000 + b'\n{"after":1}\nnot json\n{"torn\n{"last":1}\n')
+    data = bytearray(path.read_bytes())
+    for line in (1, 3):
+        end = len(data) - (4 - line) * (len(lines[0]) + 32)
+        data[end - 20] ^= 1
+    path.write_bytes(data)
     sink = ListSink()
-    delivery = deliverer(trail, sink, chunk_bytes=1000)
-    drain(delivery)
-    assert sink.got[1:] == [b'{"after":1}', b'{"last":1}']
-    exporter = Exporter(trail, [Outlet(sink)])
+    drain(deliverer(trail, sink, chunk_bytes=10))
+    assert sink.got == lines[::2]
+    exporter = Exporter(trail, [Outlet(sink)], source=SealedSource(trail, open_key))
     assert exporter.ledger()["list"] == {
-        "emitted": 6,
+        "emitted": 5,
         "delivered": 3,
         "pending": 0,
-        "dropped": 3,
+        "dropped": 2,
         "retries": 0,
         "refused": 0,
         "failing": 0,
@@ -151,24 +156,46 @@ def test_damage_in_the_middle_is_dropped_and_counted_and_what_follows_is_deliver
     }
 
 
+def test_a_segment_whose_key_was_deleted_is_dropped_and_holds_up_nothing(trail: Path, spool: Spool) -> None:
+    fill(spool, 5)
+    spool.rotate()
+    later = fill(spool, 2)
+    segments(trail)[0].key.unlink()
+    sink = ListSink()
+    drain(deliverer(trail, sink))
+    assert sink.got == later
+    ledger = Exporter(trail, [Outlet(sink)], source=SealedSource(trail, open_key)).ledger()["list"]
+    # The checkpoint at the rotation went with the five.
+    assert (ledger["delivered"], ledger["dropped"], ledger["pending"]) == (2, 6, 0)
+
+
+def test_checkpoints_are_delivered_and_marks_are_not(trail: Path, spool: Spool) -> None:
+    fill(spool, 1)
+    spool.check()
+    spool.close()
+    sink = ListSink()
+    drain(deliverer(trail, sink))
+    assert [orjson.loads(line).get("cause") for line in sink.got] == [None, "interval", "seal"]
+
+
 def test_a_later_segment_waits_for_the_end_of_the_one_before(trail: Path, spool: Spool) -> None:
     lines = fill(spool, 50)
-    second = segment_path(trail, spool.log_id, 1)
-    second.write_bytes(b'{"seq":50}\n')
+    spool.rotate()
+    lines += fill(spool, 1)
     sink = ListSink()
     drain(deliverer(trail, sink, chunk_bytes=300))
-    assert sink.got == [*lines, b'{"seq":50}']
+    assert [line for line in sink.got if b"checkpoint" not in line] == lines
 
 
 def test_logs_of_dead_writers_and_of_several_workers_are_all_delivered(trail: Path) -> None:
-    spools = [Spool.create(trail, name) for name in ("worker-0", "worker-0", "worker-1", "control")]
+    spools = [new_spool(trail, name) for name in ("worker-0", "worker-0", "worker-1", "control")]
     lines = [fill(spool, 20) for spool in spools]
     for spool in spools:
         spool.close()
     (trail / "notes.jsonl").write_bytes(b'{"not":"ours"}\n')
     sink = ListSink()
     drain(deliverer(trail, sink, chunk_bytes=300))
-    assert len(sink.got) == 80
+    assert sum(b"checkpoint" not in line for line in sink.got) == 80
     for each in lines:
         assert [line for line in sink.got if line in each] == each
 
@@ -206,7 +233,7 @@ def test_the_ledger_balances_while_one_sink_is_down_and_after_a_segment_was_remo
     fill(spool, 10)
     up, down = ListSink("up"), ListSink("down")
     down.down = True
-    exporter = Exporter(trail, [Outlet(up), Outlet(down)])
+    exporter = Exporter(trail, [Outlet(up), Outlet(down)], source=SealedSource(trail, open_key))
     for delivery in exporter._deliveries:
         try:
             drain(delivery)
@@ -233,7 +260,7 @@ def test_a_sink_that_hangs_holds_up_neither_the_others_nor_the_stop(trail: Path,
             return ()
 
     well = ListSink("well")
-    exporter = Exporter(trail, [Outlet(Hanging("hanging")), Outlet(well)])
+    exporter = Exporter(trail, [Outlet(Hanging("hanging")), Outlet(well)], source=SealedSource(trail, open_key))
     exporter.start()
     with pytest.raises(RuntimeError):
         exporter.start()
@@ -245,7 +272,7 @@ def test_a_sink_that_hangs_holds_up_neither_the_others_nor_the_stop(trail: Path,
 
 def test_stopping_delivers_what_is_there(trail: Path, spool: Spool) -> None:
     sink = ListSink()
-    exporter = Exporter(trail, [Outlet(sink)])
+    exporter = Exporter(trail, [Outlet(sink)], source=SealedSource(trail, open_key))
     lines = fill(spool, 100)
     exporter.start()
     exporter.stop(seconds=10)
@@ -424,12 +451,13 @@ def test_what_is_refused_for_good_is_found_and_noted_and_all_the_rest_arrives(
     path = next((trail / "dead-letters").iterdir())
     assert path.stat().st_mode & 0o777 == 0o600
     assert not any(line in path.read_bytes() for line in lines)
-    ledger = Exporter(trail, [Outlet(ListSink("picky"))]).ledger()["picky"]
+    ledger = Exporter(trail, [Outlet(ListSink("picky"))], source=SealedSource(trail, open_key)).ledger()["picky"]
     assert (ledger["delivered"], ledger["dropped"], ledger["pending"]) == (100 - len(bad), len(bad), 0)
 
 
 def trail_line(trail: Path, letter: dict[str, Any]) -> bytes:
-    return (trail / letter["segment"]).read_bytes()[letter["offset"] :].partition(b"\n")[0]
+    reader = SegmentReader(segment_of(trail / letter["segment"]), Opener(open_key), letter["offset"])
+    return next(each.payload for each in reader.chunk() if each.kind is Kind.EVENT)
 
 
 def test_a_sink_that_refuses_everything_is_held_and_nothing_is_given_up(trail: Path, spool: Spool) -> None:
@@ -448,7 +476,7 @@ def test_a_sink_that_refuses_everything_is_held_and_nothing_is_given_up(trail: P
 def test_a_log_of_which_everything_is_refused_is_given_up_once_other_logs_show_that_it_is_its_fault(
     trail: Path,
 ) -> None:
-    poison, good = Spool.create(trail, "worker-0"), Spool.create(trail, "worker-1")
+    poison, good = new_spool(trail, "worker-0"), new_spool(trail, "worker-1")
     fill(poison, 3)
     sink = PickySink(lambda line: poison.log_id.encode() in line)
     delivery = deliverer(trail, sink)
@@ -510,8 +538,8 @@ def test_it_is_said_once_when_a_sink_goes_down_is_held_or_is_up_again(trail: Pat
 def test_a_batch_waits_until_it_is_full_or_old_or_its_segment_is_done(trail: Path, spool: Spool) -> None:
     now = [0.0]
     sink = ListSink()
-    outlet = Outlet(sink, Batch(1000, 4000, linger=60))
-    delivery = Delivery(trail, LineSource(trail), outlet, monotonic=lambda: now[0])
+    outlet = Outlet(sink, Batch(1000, 8000, linger=60))
+    delivery = Delivery(trail, SealedSource(trail, open_key), outlet, monotonic=lambda: now[0])
     lines = fill(spool, 3)
     delivery.step()
     now[0] = 59
@@ -522,10 +550,8 @@ def test_a_batch_waits_until_it_is_full_or_old_or_its_segment_is_done(trail: Pat
     assert sink.got == lines
     lines += fill(spool, 200)
     drain(delivery)
-    assert sink.got == lines
-    lines += fill(spool, 1)
-    delivery.step()
-    assert sink.got == lines[:-1]
+    assert 100 < len(sink.got) < len(lines)
+    assert sink.got == lines[: len(sink.got)]
     delivery.step(final=True)
     assert sink.got == lines
 
@@ -534,7 +560,7 @@ def test_lag_is_the_age_of_the_oldest_event_that_is_not_there(trail: Path, spool
     spool.append(lambda seq: b'{"seq":%d,"time":"2020-01-01T00:00:00.000000Z"}' % seq)
     sink = ListSink()
     sink.down = True
-    exporter = Exporter(trail, [Outlet(sink)])
+    exporter = Exporter(trail, [Outlet(sink)], source=SealedSource(trail, open_key))
     with pytest.raises(OSError):
         exporter._deliveries[0].step()
     assert exporter.ledger()["list"]["lag"] > 3600 * 24 * 365

@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from trails import EVERYTHING, SIGNER, Trail, entries, lines, new_spool, trail
 
-from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.audit.segment import HEADER_BYTES, frames
+from ext_authz.audit.spool import DROPPED, AuditUnavailable, Limits, Spool
 from ext_authz.audit.trail import segment_of, segments
+from ext_authz.envelope.keys.file import FileKeys
+from ext_authz.envelope.keys.keyring import create_keyring
+from ext_authz.envelope.keys.memory import MemoryKey
 
 
 @pytest.fixture
 def spool(tmp_path: Path) -> Any:
-    made = Spool.create(tmp_path / "audit", "worker-0")
+    made = new_spool(tmp_path / "audit")
     yield made
     made.close()
 
@@ -27,7 +32,9 @@ def line(seq: int) -> bytes:
 
 
 def contents(spool: Spool) -> bytes:
-    return b"|".join(segment.path.read_bytes() for segment in segments(spool.directory))
+    """The events of each segment as it stands on the disk, whether another has them too or not."""
+    found = segments(spool.directory)
+    return b"|".join(b"".join(entry.line + b"\n" for entry in entries(each.path)) for each in found)
 
 
 def fail(error: int) -> Any:
@@ -43,7 +50,7 @@ def test_events_are_in_the_file_when_append_returns_and_seq_counts_from_zero(spo
 
 
 def test_every_start_is_a_log_of_its_own_for_its_owner_alone(spool: Spool) -> None:
-    other = Spool.create(spool.directory, "worker-0")
+    other = new_spool(spool.directory)
     assert other.log_id != spool.log_id
     assert other.query_key == spool.query_key
     assert len(spool.query_key) == 32
@@ -52,30 +59,31 @@ def test_every_start_is_a_log_of_its_own_for_its_owner_alone(spool: Spool) -> No
     for path in spool.directory.iterdir():
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
     assert [found.writer for found in segments(spool.directory)] == ["worker-0", "worker-0"]
+    assert b"seq" not in segments(spool.directory)[0].path.read_bytes()
 
 
 def test_a_folder_that_others_can_write_or_that_is_a_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "open").mkdir(mode=0o777)
     (tmp_path / "open").chmod(0o770)
     with pytest.raises(AuditUnavailable, match="others can write it"):
-        Spool.create(tmp_path / "open", "worker-0")
+        new_spool(tmp_path / "open")
     (tmp_path / "real").mkdir(mode=0o700)
     (tmp_path / "link").symlink_to(tmp_path / "real")
     with pytest.raises(AuditUnavailable, match="not a directory"):
-        Spool.create(tmp_path / "link", "worker-0")
+        new_spool(tmp_path / "link")
 
 
 def test_a_missing_or_unwritable_place_is_unavailable(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(AuditUnavailable):
-        Spool.create(tmp_path / "file" / "audit", "worker-0")
+        new_spool(tmp_path / "file" / "audit")
 
 
 def test_a_damaged_key_is_not_replaced(tmp_path: Path) -> None:
     (tmp_path / "audit").mkdir(mode=0o700)
     (tmp_path / "audit" / "query.key").write_bytes(b"short")
     with pytest.raises(AuditUnavailable, match="not a key"):
-        Spool.create(tmp_path / "audit", "worker-0")
+        new_spool(tmp_path / "audit")
 
 
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.EIO, errno.EDQUOT])
@@ -197,50 +205,264 @@ def test_many_threads_append_whole_lines_in_order(spool: Spool) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert contents(spool) == b"".join(line(seq) + b"\n" for seq in range(800))
+    assert lines(spool.directory) == [line(seq) for seq in range(800)]
 
 
-def test_a_real_size_limit_tears_no_line(tmp_path: Path) -> None:
-    code = """
+_LIMITED = """
 import resource, sys
 from pathlib import Path
-from ext_authz.audit.spool import AuditUnavailable, Spool
-spool = Spool.create(Path(sys.argv[1]), "worker-0")
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, resource.RLIM_INFINITY))
+from trails import new_spool
+from ext_authz.audit.spool import AuditUnavailable, Limits
+spool = new_spool(Path(sys.argv[1]), keys=FileKeys.load(Path(sys.argv[2])), limits=Limits(drop=sys.argv[3] == "drop"))
+resource.setrlimit(resource.RLIMIT_FSIZE, (spool.size + 1000, resource.RLIM_INFINITY))
 refused = 0
 for _ in range(100):
     try:
-        spool.append(lambda seq: b'{"seq":%d,"pad":"xxxxxxxx"}' % seq)
+        refused += spool.append(lambda seq: b'{"seq":%d,"pad":"xxxxxxxx"}' % seq) == -1
     except AuditUnavailable:
         refused += 1
+assert refused == spool.missed, (refused, spool.missed)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 spool.append(lambda seq: b'{"last":%d}' % seq)
+spool.check()
 print(refused, spool.seq)
 """
+
+
+@pytest.mark.parametrize("on_full", ["deny", "drop"])
+def test_a_real_size_limit_tears_no_frame_and_the_gap_is_recorded_with_its_exact_count(
+    tmp_path: Path, on_full: str
+) -> None:
+    keyring = tmp_path / "audit.key"
+    create_keyring(keyring, keyring_id=b"12345678", key=bytes(range(32)), now=0)
+    code = "from ext_authz.envelope.keys.file import FileKeys\n" + _LIMITED
+    support = Path(__file__).parents[2] / "support"
     ran = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "audit")],
+        [sys.executable, "-c", code, str(tmp_path / "audit"), str(keyring), on_full],
         check=True,
         capture_output=True,
-        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        env={**os.environ, "PYTHONPATH": f"{Path.cwd()}:{support}"},
     )
     refused, seq = map(int, ran.stdout.split())
-    lines = segments(tmp_path / "audit")[0].path.read_bytes().split(b"\n")
+    found = Trail([tmp_path / "audit"], lambda: FileKeys.load(keyring))
+    events = [entry.event for entry in found.entries()]
     assert refused > 0
-    assert lines[-1] == b""
-    assert len(lines) - 1 == seq == 101 - refused
-    assert lines[-2] == b'{"last":%d}' % (seq - 1)
-    assert sum(map(len, lines[:-2])) + seq - 1 <= 1000
+    assert found.damaged == 0
+    assert len(events) == seq == 102 - refused
+    assert events[-2] == {"last": seq - 2}
+    assert events[-1]["schema"] == "ext_authz.gap/1"
+    assert events[-1]["count"] == refused
+
+
+def test_the_nonce_of_a_frame_that_was_not_written_whole_is_never_used_again(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append(line)
+    real, sealed = os.write, []
+
+    def half(fd: int, data: bytes) -> int:
+        sealed.append(bytes(data))
+        return real(fd, data[: len(data) // 2])
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", half)
+        for _ in range(3):
+            with pytest.raises(AuditUnavailable):
+                spool.append(line)
+    spool.append(line)
+    data = segments(spool.directory)[0].path.read_bytes()[HEADER_BYTES:]
+    counters = [data[each.start - HEADER_BYTES + 4 : each.start - HEADER_BYTES + 8] for each in frames(data)]
+    counters += [each[4:8] for each in sealed]
+    assert len(set(counters)) == len(counters) == 6
+
+
+def test_a_batch_is_one_write_and_its_events_follow_each_other(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, writes = os.write, []
+    monkeypatch.setattr(os, "write", lambda fd, data: writes.append(1) or real(fd, data))
+    assert spool.append_all([line] * 5) == 5
+    assert len(writes) == 1
+    assert spool.append(line) == 5
+    assert lines(spool.directory) == [line(seq) for seq in range(6)]
+
+
+def test_of_a_batch_that_was_written_in_part_the_whole_events_stay(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.write
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", lambda fd, data: real(fd, data[:100]))
+        assert spool.append_all([line] * 5) == 2
+    assert lines(spool.directory) == [line(0), line(1)]
+    assert spool.append(line) == 2
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail(errno.ENOSPC))
+        assert spool.append_all([line] * 5) == 0
+    assert lines(spool.directory) == [line(seq) for seq in range(3)]
+
+
+def test_at_the_limit_of_the_whole_trail_deny_refuses_and_drop_counts(tmp_path: Path) -> None:
+    for drop in (False, True):
+        spool = new_spool(tmp_path / str(drop), limits=Limits(max_bytes=10_000, drop=drop))
+        refused = 0
+        for _ in range(1000):
+            try:
+                refused += spool.append(line) == DROPPED
+            except AuditUnavailable:
+                assert not drop
+                refused += 1
+        assert refused == spool.missed > 700
+        assert not spool.tight
+        spool.check()
+        assert spool.tight
+        assert spool.missed == refused
+        spool._limits = Limits(drop=drop)
+        spool.check()
+        assert spool.missed == 0
+        spool.close()
+        last = entries(tmp_path / str(drop))[-1].event
+        assert (last["schema"], last["count"]) == ("ext_authz.gap/1", refused)
+
+
+def test_rotation_begins_a_segment_under_another_key_that_continues_the_tree(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path, limits=Limits(segment_bytes=3000))
+    for _ in range(100):
+        spool.append(line)
+        spool.check()
+        spool.keys.wait(spool._number + 1, 5)
+    spool.close()
+    found = segments(tmp_path)
+    assert len(found) > 2
+    assert len({each.key.read_bytes() for each in found}) == len(found)
+    assert lines(tmp_path) == [line(seq) for seq in range(100)]
+    from ext_authz.audit.merkle import Range, leaf_hash
+    from ext_authz.audit.segment import read_header
+
+    for each in found:
+        header, _ = read_header(each.path.read_bytes())
+        tree = Range()
+        tree.extend(leaf_hash(line(seq)) for seq in range(header.first_seq))
+        assert header.root == tree.root()
+        assert header.number == each.number
+
+
+def test_a_key_service_that_fails_matters_at_the_second_rotation_and_then_only_beyond_the_limit(
+    tmp_path: Path,
+) -> None:
+    keys = MemoryKey()
+    spool = new_spool(tmp_path, keys=keys, limits=Limits(segment_bytes=3000))
+    keys.down = True
+    spool.append(line)
+    assert spool.rotate()
+    spool.append(line)
+    assert not spool.rotate()
+    while spool.size < 12_000:
+        spool.append(line)
+        spool.check()
+    spool.check()
+    with pytest.raises(AuditUnavailable, match="no data key could be wrapped"):
+        spool.append(line)
+    keys.down = False
+    spool.keys._not_before = 0
+    assert spool.keys.wait(2, 5)
+    spool.check()
+    assert spool.append(line) > 2
+    spool.close()
+    found = Trail([tmp_path], lambda: keys)
+    assert found.gaps() == []
+    assert sum(entry.event.get("seq") is not None for entry in found.entries()) == spool.seq
+
+
+def test_a_key_that_never_wraps_starts_no_log(tmp_path: Path) -> None:
+    keys = MemoryKey()
+    keys.down = True
+    with pytest.raises(AuditUnavailable, match="does not answer"):
+        new_spool(tmp_path, keys=keys)
+
+
+def test_a_failed_sync_after_a_rotation_loses_nothing_of_either_segment(
+    spool: Spool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool.append(line)
+    assert spool.sync()
+    spool.append(line)
+    assert spool.rotate()
+    spool.append(line)
+    real, calls = os.fdatasync, []
+
+    def once(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, "i/o error")
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", once)
+    assert spool.sync()
+    spool.append(line)
+    assert spool.sync()
+    assert contents(spool) == b'{"seq":0}\n{"seq":1}\n|{"seq":2}\n|{"seq":1}\n{"seq":2}\n{"seq":3}\n'
+    assert lines(spool.directory) == [line(seq) for seq in range(4)]
+
+
+def test_what_cannot_be_read_back_exactly_is_not_called_durable(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.append(line)
+    with spool._part.path.open("r+b") as file:
+        file.seek(-3, 2)
+        file.write(b"x")
+    calls = []
+    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append(fd) or fail(errno.EIO)())
+    assert not spool.sync()
+    monkeypatch.undo()
+    assert not spool.sync()
+    with pytest.raises(AuditUnavailable, match="the disk failed"):
+        spool.append(line)
+
+
+def test_a_deleted_key_of_the_open_segment_begins_a_new_one(spool: Spool) -> None:
+    spool.append(line)
+    segments(spool.directory)[0].key.unlink()
+    spool.check()
+    spool.append(line)
+    spool.sync()
+    assert trail(spool.directory).gaps() == []
+    assert lines(segments(spool.directory)[1].path) == [line(0), line(1)]
+
+
+def test_checkpoints_are_signed_and_a_clean_end_is_sealed(spool: Spool) -> None:
+    for _ in range(3):
+        spool.append(line)
+    spool.check()
+    spool.close()
+    from ext_authz.audit.checkpoint import open_note
+
+    notes = [entry.event for entry in entries(spool.directory, kinds=EVERYTHING) if "note" in entry.event]
+    assert [event["cause"] for event in notes] == ["interval", "seal"]
+    for event in notes:
+        checkpoint, key = open_note(event["note"], [SIGNER.key])
+        assert (checkpoint.log_id, checkpoint.size, key) == (spool.log_id, 3, SIGNER.key)
+
+
+def test_what_will_be_tried_again_is_never_dropped_or_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = new_spool(tmp_path, limits=Limits(drop=True))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", fail(errno.ENOSPC))
+        with pytest.raises(AuditUnavailable):
+            spool.put(line)
+        assert spool.append(line) == DROPPED
+    assert spool.missed == 1
+    assert spool.put(line) == 0
+    spool.close()
 
 
 @pytest.mark.parametrize(
     "name",
     [
         "events.jsonl",
-        "worker-0-20260101T000000Z-0123456789abcdef.json",
-        "worker-0-20260101T000000Z-0123456789abcdef.0.jsonl",
-        "worker-0-20260101T000000Z-0123456789ABCDEF.jsonl",
-        "Worker-20260101T000000Z-0123456789abcdef.jsonl",
-        "worker-0-20260101T000000Z-0123456789abcdef.jsonl\n",
+        "worker-0-20260101T000000Z-0123456789abcdef.000000.key",
+        "worker-0-20260101T000000Z-0123456789abcdef.0.seg",
+        "worker-0-20260101T000000Z-0123456789abcdef.0000001.seg",
+        "worker-0-20260101T000000Z-0123456789ABCDEF.000000.seg",
+        "Worker-20260101T000000Z-0123456789abcdef.000000.seg",
+        "worker-0-20260101T000000Z-0123456789abcdef.000000.seg\n",
     ],
 )
 def test_a_file_of_another_name_is_not_of_the_trail(name: str) -> None:
@@ -250,10 +472,11 @@ def test_a_file_of_another_name_is_not_of_the_trail(name: str) -> None:
 def test_events_appended_together_are_one_write_or_none(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert spool.append_all([line, line]) == 2
     assert spool.append_all([]) == 0
-    for broken in (fail(errno.EIO), lambda fd, data, real=os.write: real(fd, data[:15])):
+    for broken in (fail(errno.EIO), lambda fd, data, real=os.write: real(fd, data[:30])):
         with monkeypatch.context() as patch:
             patch.setattr(os, "write", broken)
             assert spool.append_all([line, line]) == 0
+        assert spool.missed == 0
         assert contents(spool) == b'{"seq":0}\n{"seq":1}\n'
 
     def unmade(_seq: int) -> bytes:

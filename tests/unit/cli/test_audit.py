@@ -5,6 +5,9 @@ import json
 import pytest
 from command_line import ran
 from projects import project
+from trails import run_spool, write_run
+
+from ext_authz.audit.segment import HEADER_BYTES, Kind, frames
 
 LOG = "worker-0-20261123T100000Z-0123456789abcdef"
 
@@ -29,8 +32,8 @@ def config(tmp_path):
         json.dumps({"schema": "ext_authz.lifecycle/1", "seq": 3, "time": "2026-11-23T10:00:03.000000Z", "event": "reload",
                     "result": "failed", "details": {"revision": "r"}, "diagnostics": ["p.yaml:1:1: a", "p.yaml:2:1: b"]}),
     ]  # fmt: skip
-    (tmp_path / "run").mkdir(mode=0o700)
-    return project(tmp_path, files={f"run/audit/{LOG}.jsonl": "\n".join(lines) + "\n"})
+    write_run(tmp_path, [line.encode() for line in lines])
+    return project(tmp_path)
 
 
 def test_cat_prints_one_line_per_event_in_order(config, capfd):
@@ -67,8 +70,9 @@ def test_a_folder_without_events_is_said_to_have_none(tmp_path, capfd):
 
 
 def test_json_is_the_lines_as_recorded(config, capfd):
-    written = next((config.parent / "run" / "audit").iterdir()).read_text()
-    assert ran(capfd, "audit", "cat", "--json", "-c", config).out == written
+    out = ran(capfd, "audit", "cat", "--json", "-c", config).out
+    assert out.splitlines()[0] == event(0)
+    assert len(out.splitlines()) == 4
 
 
 @pytest.mark.parametrize(
@@ -92,20 +96,20 @@ def test_tail_begins_with_the_last_events(config, capfd):
 
 
 def test_tail_follows_until_it_is_interrupted(config, capfd, monkeypatch):
-    path = next((config.parent / "run" / "audit").iterdir())
+    spool = run_spool(config.parent)
     pauses = []
 
     def pause():
         pauses.append(1)
         if len(pauses) == 2:
             raise KeyboardInterrupt
-        with path.open("a") as file:
-            file.write(event(4) + "\n")
+        spool.append(lambda _: event(4).encode())
 
     monkeypatch.setattr("ext_authz.cli.audit._pause", pause)
     done = ran(capfd, "audit", "tail", "-n", "0", "--json", "-c", config)
     assert done.status == 130
     assert [json.loads(line)["seq"] for line in done.out.splitlines()] == [4]
+    spool.close()
 
 
 def test_stats_count(config, capfd):
@@ -117,18 +121,45 @@ def test_stats_count(config, capfd):
 
 
 def test_what_is_damaged_or_missing_is_said(config, capfd):
-    path = next((config.parent / "run" / "audit").iterdir())
-    with path.open("a") as file:
-        file.write("{torn\n" + event(6) + "\n")
+    path = next((config.parent / "run" / "audit").glob("*.seg"))
+    data = bytearray(path.read_bytes())
+    first = next(each for each in frames(bytes(data[HEADER_BYTES:])) if each.kind is Kind.EVENT)
+    data[first.end - 1] ^= 1
+    path.write_bytes(data)
     done = ran(capfd, "audit", "cat", "-c", config)
-    assert "1 damaged lines" in done.err
-    assert "4 to 5 are missing" in done.err
+    assert done.status == 0
+    assert "1 damaged events" in done.err
+    assert "0 to 0 are missing" in done.err
 
 
-def test_folders_can_be_named_and_need_no_configuration(config, capfd, monkeypatch, tmp_path):
+def test_folders_can_be_named_with_the_key_or_its_configuration(config, capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path.parent)
-    assert len(ran(capfd, "audit", "cat", config.parent / "run").out.splitlines()) == 4
-    assert ran(capfd, "audit", "cat", config.parent / "nothing").status == 2
+    run, key = config.parent / "run", f"file:{config.parent / 'audit.key'}"
+    assert len(ran(capfd, "audit", "cat", run, "--key", key).out.splitlines()) == 4
+    assert len(ran(capfd, "audit", "cat", run, "-c", config).out.splitlines()) == 4
+    assert ran(capfd, "audit", "cat", config.parent / "nothing", "--key", key).status == 2
+
+
+def test_what_cannot_be_decrypted_is_exit_3_and_says_how_to(config, capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path.parent)
+    run = config.parent / "run"
+    done = ran(capfd, "audit", "cat", run)
+    assert (done.status, done.out) == (3, "")
+    assert "name its key with `--key`, or its configuration with `-c`" in done.err
+    ran(capfd, "keyring", "new", tmp_path / "other")
+    done = ran(capfd, "audit", "cat", run, "--key", f"file:{tmp_path / 'other'}")
+    assert (done.status, done.out) == (3, "")
+    assert "cannot decrypt: wrapped by `file:" in done.err
+    (config.parent / "audit.key").unlink()
+    assert ran(capfd, "audit", "stats", "-c", config).status == 3
+
+
+def test_a_shredded_segment_is_said(config, capfd):
+    path = next((config.parent / "run" / "audit").glob("*.seg"))
+    path.with_suffix(".key").unlink()
+    done = ran(capfd, "audit", "cat", "-c", config)
+    assert (done.status, done.out) == (0, "")
+    assert "its key was deleted, nothing of it can be read" in done.err
 
 
 def test_no_trail_yet_is_one_line(tmp_path, capfd):

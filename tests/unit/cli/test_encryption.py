@@ -117,7 +117,7 @@ def test_a_later_format_is_not_available(folder, sealed, capfd):
         (("encrypt", "plain", "-o", "out", *NAMED, "--key", "file:none"), "--key: cannot read `none`: no such file"),
         (("encrypt", "plain", "-o", "out", *NAMED, "--key", "fiel:k"), "did you mean `file`?"),
         (("encrypt", "plain", "-o", "out", *NAMED, "--key", "file:plain"), "--key: `plain` can be used by others"),
-        (("encrypt", "plain", "-o", "out", *NAMED), "`audit.encryption`: not available in this version)"),
+        (("encrypt", "plain", "-o", "out", *NAMED), "no configuration names a key in `audit.encryption`"),
         (("encrypt", "plain", *NAMED, "--key", "file:k"), "missing option '-o'"),
         (("encrypt", "plain", "-o", "out", "--data-id", "", "--data-type", "d", "--key", "file:k"), "--data-id: the data id is empty"),
         (("encrypt", "plain", "-o", "out", "--data-id", "x", "--data-type", "d" * 129, "--key", "file:k"), "longer than 128"),
@@ -139,11 +139,15 @@ def test_a_mistake_is_one_line_and_status_2(folder, capfd, arguments, message):
     assert {name: (folder / name).read_bytes() for name in os.listdir(folder)} == before
 
 
-def test_a_key_that_the_configuration_names_is_refused_where_it_stands(folder, capfd):
-    config = project(folder, MINIMAL + "audit: {encryption: {key: 'file:k'}}\n", {})
+def test_without_a_key_the_configured_one_is_used(folder, capfd):
+    config = project(folder, MINIMAL + "audit: {encryption: {key: 'file:mine'}}\n", {})
     done = ran(capfd, "encrypt", "plain", "-o", "out", *NAMED, "-c", config)
-    assert done.status == 2
-    assert "`encryption` is not available in this version" in done.err
+    assert (done.status, done.out) == (2, "")
+    assert "audit.encryption.key: cannot read" in done.err
+    ran(capfd, "keyring", "new", "mine")
+    assert ran(capfd, "encrypt", "plain", "-o", "out", *NAMED, "-c", config).status == 0
+    assert ran(capfd, "decrypt", "out", "-o", "back", *NAMED, "--key", "file:mine").status == 0
+    assert (folder / "back").read_bytes() == (folder / "plain").read_bytes()
 
 
 def test_another_keyring_is_no_alteration(folder, sealed, capfd):

@@ -6,6 +6,7 @@ from command_line import ran
 from policy_support import ask, compiled, policy, subject
 from projects import project
 from recorded_events import changed, event_of
+from trails import write_run
 
 OPEN = policy(name="open")
 OFFICE = policy("{ip_range: 10.0.0.0/8}", name="office")
@@ -64,10 +65,10 @@ def test_without_against_the_configuration_is_asked(trail, tmp_path, capfd):
 def test_without_a_trail_that_of_the_configuration_is_read(tmp_path, trail, capfd):
     config = project(tmp_path, files={"policies.yaml": OFFICE})
     assert ran(capfd, "replay", "-c", config).err.startswith("there is no audit trail at ")
-    folder = tmp_path / "run" / "audit"
-    folder.mkdir(parents=True)
-    trail.rename(folder / "worker-0-20261123T100000Z-0123456789abcdef.jsonl")
+    write_run(tmp_path, trail.read_bytes().splitlines())
     assert "1 LOSE access" in ran(capfd, "replay", "-c", config).out
+    (tmp_path / "audit.key").unlink()
+    assert ran(capfd, "replay", "-c", config).status == 3
 
 
 def test_what_could_not_be_replayed_is_always_said(trail, office, capfd):

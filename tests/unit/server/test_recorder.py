@@ -1,7 +1,6 @@
-import orjson
 import pytest
+from trails import entries, new_spool, open_key, trail
 
-from ext_authz.audit.spool import Spool
 from ext_authz.server.recorder import CURSOR_FILE, Recorder
 from ext_authz.state.changes import Change, Kind
 from ext_authz.state.memory import MemoryStore
@@ -12,14 +11,13 @@ def quarantine(name: str) -> Change:
 
 
 def state_events(folder):
-    lines = b"".join(path.read_bytes() for path in sorted(folder.glob("control-*.jsonl"))).splitlines()
-    events = [orjson.loads(line) for line in lines if line.endswith(b"}")]
+    events = [entry.event for entry in entries(folder)]
     return [event["record"]["subject"] for event in events if event["schema"] == "ext_authz.state/1"]
 
 
 def record(folder, store):
-    spool = Spool.create(folder, "control")
-    recorder = Recorder(spool)
+    spool = new_spool(folder, "control")
+    recorder = Recorder(spool, open_key)
     recorder.changes(store)
     return spool, recorder
 
@@ -62,22 +60,25 @@ def test_a_lost_cursor_costs_a_scan_and_no_event_twice(tmp_path, store):
 def test_a_removed_trail_brings_no_old_change_back(tmp_path, store):
     store.append(quarantine("a"))
     record(tmp_path / "audit", store)[0].close()
-    for path in (tmp_path / "audit").glob("control-*.jsonl"):
+    for path in (tmp_path / "audit").glob("control-*.seg"):
         path.unlink()
     store.append(quarantine("b"))
     record(tmp_path / "audit", store)[0].close()
     assert state_events(tmp_path / "audit") == ["sub:b"]
 
 
-def test_a_damaged_line_in_the_trail_stops_nothing(tmp_path, store):
+def test_damage_in_the_trail_stops_nothing(tmp_path, store):
     store.append(quarantine("a"))
-    spool, _ = record(tmp_path / "audit", store)
-    spool.append(lambda _seq: b'{"schema":"ext_authz.state/1","store":5,')
-    spool.close()
+    record(tmp_path / "audit", store)[0].close()
+    path = next((tmp_path / "audit").glob("control-*.seg"))
+    path.write_bytes(path.read_bytes() + b"\x01\x00 no frame at all, and long enough to be seen")
     (tmp_path / "audit" / CURSOR_FILE).write_bytes(b"[]")
     store.append(quarantine("b"))
     record(tmp_path / "audit", store)[0].close()
-    assert sorted(state_events(tmp_path / "audit")) == ["sub:a", "sub:b"]
+    found = trail(tmp_path / "audit")
+    events = [entry.event for entry in found.entries() if entry.event["schema"] == "ext_authz.state/1"]
+    assert sorted(event["record"]["subject"] for event in events) == ["sub:a", "sub:b"]
+    assert found.damaged == 1
 
 
 def test_more_changes_than_a_page_are_all_recorded(tmp_path, store):

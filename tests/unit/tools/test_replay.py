@@ -6,8 +6,13 @@ import orjson
 import pytest
 from policy_support import ask, compiled, load, policy, subject
 from recorded_events import changed, event_of
+from trails import write_run
 
 from ext_authz.audit.event import lifecycle_event
+from ext_authz.audit.sealing import Opener
+from ext_authz.audit.segment import HEADER_BYTES
+from ext_authz.envelope.errors import KeyUnavailableError
+from ext_authz.envelope.keys.file import FileKeys
 from ext_authz.model import Approval, Auth
 from ext_authz.policy.schema import dump
 from ext_authz.tools.replay import Replayer, replayer
@@ -240,3 +245,17 @@ def test_a_folder_without_a_trail_is_a_mistake(tmp_path):
         chunks_of([tmp_path])
     with pytest.raises(FileNotFoundError):
         chunks_of([tmp_path / "none"])
+
+
+def test_a_segment_is_cut_where_frames_begin_and_every_event_is_seen_once(tmp_path):
+    events = [b'{"seq":%d,"pad":"%s"}' % (seq, b"x" * (seq % 50)) for seq in range(200)]
+    path = write_run(tmp_path, events)
+    opener = Opener(lambda: FileKeys.load(tmp_path / "audit.key"))
+    for size in (1, 500, 3000, 10**6):
+        chunks = chunks_of([tmp_path / "run"], size)
+        assert [line for chunk in chunks for line in lines_of(chunk, opener)] == events
+        assert sum(chunk.size for chunk in chunks) == path.stat().st_size - HEADER_BYTES
+    with pytest.raises(KeyUnavailableError):
+        list(lines_of(chunks[0]))
+    path.with_suffix(".key").unlink()
+    assert list(lines_of(chunks[0], Opener(lambda: FileKeys.load(tmp_path / "audit.key")))) == []

@@ -98,7 +98,7 @@ def refused(field):
     return "mistake" in repr(field.metadata) or "_refuse" in repr(field)
 
 
-ONE_VALUE = {("audit", "spool", "on_full"), ("state", "backend"), ("state", "on_stale")}
+ONE_VALUE = {("state", "backend"), ("state", "on_stale")}
 """Keys that say what this version always does and take no other value."""
 
 
