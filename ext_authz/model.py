@@ -1,7 +1,8 @@
 """The nouns every phase of a check speaks in.
 
-Law: values here are frozen (those that each check makes for the type checker only) and know nothing of wires, files or clocks; what is
-not yet trusted is `RequestFacts`, what has been verified is `Identity`.
+Law: values here are frozen (those that each check makes, for the type
+checker) and know nothing of wires, files or clocks; what is not yet trusted
+is `RequestFacts`, what has been verified is `Identity`.
 Non-goal: behaviour. A module that decides something lives elsewhere.
 """
 
