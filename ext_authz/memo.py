@@ -74,16 +74,19 @@ class Pair:
 class Memo:
     """The memory of one snapshot. Used by several threads: a race loses at most an entry."""
 
-    __slots__ = ("_accesses", "_pairs", "_read_by_meaning", "_routes")
+    __slots__ = ("_accesses", "_pairs", "_read_by_meaning", "_routes", "_told")
 
     def __init__(self, routes: RouteTable) -> None:
         self._read_by_meaning = routes.header_names - {CONTENT_TYPE}
+        self._told = bool(routes.sources)
         self._routes: Verdicts[RouteKey, tuple[RouteMatch, Target | None]] = Verdicts(ROUTES, KEY_BYTES)
         self._accesses: Verdicts[AccessKey, Access] = Verdicts(PAIRS, KEY_BYTES)
         self._pairs: Verdicts[tuple[int, int], Pair] = Verdicts(PAIRS, PAIRS)
 
     def key(self, facts: RequestFacts) -> RouteKey | None:
         """Return all that a request's route depends on (its meaning too, without body); None where more does."""
+        if self._told and (facts.told or facts.context_extensions):
+            return None
         body, headers = facts.body, facts.headers
         empty = not (body.size or body.data or body.partial)
         if not (self._read_by_meaning if empty else MATCHED_HEADERS).isdisjoint(headers):

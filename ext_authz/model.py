@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Any, TypeVar, dataclass_transform
+from typing import Any, NamedTuple, TypeVar, dataclass_transform
 
 _T = TypeVar("_T")
 
@@ -130,6 +130,22 @@ class Body:
     partial: str
 
 
+class SourceKind(StrEnum):
+    """Who in Envoy tells something: a filter before the check, the route's metadata, the check's own settings."""
+
+    METADATA = "metadata"
+    ROUTE_METADATA = "route_metadata"
+    EXTENSION = "extension"
+
+
+class Source(NamedTuple):
+    """One value that Envoy tells: `key` in a metadata `namespace`, or of the context extensions."""
+
+    kind: SourceKind
+    namespace: str
+    key: str
+
+
 @frozen
 class RequestFacts:
     """What Envoy says of one request, bounded and typed, but not believed yet.
@@ -139,7 +155,8 @@ class RequestFacts:
     lost. `forged` are the inbound names, verbatim, that read as `x-authz-*`
     once lower-cased and with `_` taken for `-`. `path` is `:path` verbatim,
     query included. `host` is canonical: lower case, no port, no trailing dot;
-    IPv6 literals keep their brackets.
+    IPv6 literals keep their brackets. `told` holds, of Envoy's metadata, the
+    sources that the snapshot asked for; None is a value of no usable type.
     `time_ns` is `attributes.request.time` in Unix nanoseconds, None if absent.
     """
 
@@ -157,6 +174,7 @@ class RequestFacts:
     http_protocol: str
     scheme: str = ""
     sni: str = ""
+    told: Mapping[Source, AttributeValue | None] = field(default_factory=dict)
 
     def header(self, name: str) -> str | None:
         """Return the only value of `name`; None when it is absent or came more than once."""

@@ -13,16 +13,17 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
-from google.protobuf import json_format
+from google.protobuf import json_format, struct_pb2
 from google.protobuf.message import DecodeError
 
 from ext_authz._pb import external_auth_pb2 as pb
-from ext_authz.model import Body, Reason, Refusal, RequestFacts
+from ext_authz.model import AttributeValue, Body, Reason, Refusal, RequestFacts, Source, SourceKind
 
 MAX_HEADERS: Final = 512
 MAX_FORGED: Final = 64
 MAX_METHOD: Final = 64
 MAX_NAME: Final = 256
+MAX_TOLD: Final = 4096
 PARTIAL_BODY: Final = "x-envoy-auth-partial-body"
 RESERVED_PREFIX: Final = "x-authz-"
 
@@ -38,6 +39,9 @@ _MAX_HOST: Final = 253
 _MAX_AUTHORITY: Final = _MAX_HOST + 7
 _MAX_PORT: Final = 65535
 _YEAR_10000: Final = 253_402_300_800
+_NOTHING_TOLD: Final[Mapping[Source, AttributeValue | None]] = MappingProxyType({})
+# Whole numbers beyond are not one number in a double.
+_EXACT: Final = 2**53
 _NO_TEXTS: Final[Mapping[str, str]] = MappingProxyType({})
 
 _SECOND: Final = 1_000_000_000
@@ -53,15 +57,21 @@ class _MalformedError(Exception):
     """The request cannot be read; the text becomes the refusal's detail."""
 
 
-def read(data: bytes, header_names: frozenset[str], injected: frozenset[str] = frozenset()) -> RequestFacts | Refusal:
+def read(
+    data: bytes,
+    header_names: frozenset[str],
+    injected: frozenset[str] = frozenset(),
+    sources: frozenset[Source] = frozenset(),
+) -> RequestFacts | Refusal:
     """Read one serialized CheckRequest, keeping of its headers the (lower-case) `header_names` and `content-type`.
 
-    Names that read as one of `injected` once `_` is taken for `-` count as forged.
+    Names that read as one of `injected` once `_` is taken for `-` count as forged. `sources` are read of
+    Envoy's metadata.
 
     A refusal is always `malformed_request`.
     """
     try:
-        return _read(data, header_names, injected)
+        return _read(data, header_names, injected, sources)
     except _MalformedError as error:
         return Refusal(Reason.MALFORMED_REQUEST, str(error))
     except DecodeError:
@@ -89,7 +99,9 @@ def _strict_base64(pairs: list[tuple[str, object]]) -> dict[str, object]:
     return dict(pairs)
 
 
-def _read(data: bytes, header_names: frozenset[str], injected: frozenset[str]) -> RequestFacts:
+def _read(
+    data: bytes, header_names: frozenset[str], injected: frozenset[str], sources: frozenset[Source]
+) -> RequestFacts:
     attributes = pb.CheckRequest.FromString(data).attributes
     request = attributes.request
     if not request.HasField("http"):
@@ -133,7 +145,34 @@ def _read(data: bytes, header_names: frozenset[str], injected: frozenset[str]) -
         http.protocol,
         http.scheme,
         attributes.tls_session.sni,
+        _told(attributes, sources) if sources else _NOTHING_TOLD,
     )
+
+
+def _told(attributes: pb.AttributeContext, sources: frozenset[Source]) -> dict[Source, AttributeValue | None]:
+    """Return what Envoy's metadata holds of the sources, absent ones left out; None where it is of no usable type."""
+    found: dict[Source, AttributeValue | None] = {}
+    for source in sources:
+        if source.kind is SourceKind.EXTENSION:
+            continue
+        filters = source.kind is SourceKind.METADATA
+        context = attributes.metadata_context if filters else attributes.route_metadata_context
+        # Looking a message up in a protobuf map by [] would create it.
+        if source.namespace in context.filter_metadata:
+            fields = context.filter_metadata[source.namespace].fields
+            if source.key in fields:
+                found[source] = _plain(fields[source.key])
+    return found
+
+
+def _plain(value: struct_pb2.Value) -> AttributeValue | None:
+    kind = value.WhichOneof("kind")
+    if kind == "string_value":
+        return value.string_value if len(value.string_value) <= MAX_TOLD else None
+    if kind == "bool_value":
+        return value.bool_value
+    number = value.number_value
+    return int(number) if kind == "number_value" and number.is_integer() and abs(number) < _EXACT else None
 
 
 def _gather(

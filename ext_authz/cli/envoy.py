@@ -70,6 +70,7 @@ def config_(
     from ext_authz import wiring
     from ext_authz.envoy_config.generate import generate
     from ext_authz.envoy_config.settings import EnvoySettings, Listener, SettingsError
+    from ext_authz.model import SourceKind
 
     inputs, snapshot = wiring.load(config, os.environ)
     settings = inputs.settings
@@ -83,6 +84,11 @@ def config_(
     hosts = [
         entry.host.text for entry in snapshot.routes.entries if entry.adapter is not None and entry.host is not None
     ]
+    for kind, option in (
+        (SourceKind.METADATA, "metadata_namespaces"),
+        (SourceKind.ROUTE_METADATA, "route_metadata_namespaces"),
+    ):
+        options[option] = tuple(sorted({each.namespace for each in snapshot.routes.sources if each.kind is kind}))
     upstreams = _upstreams(upstream or [], grpc or [], frozenset(hosts))
     if upstreams:
         options["upstreams"] = upstreams

@@ -200,6 +200,14 @@ def _http_filters(settings: EnvoySettings) -> str:
             "@type": {_TYPE}.filters.http.lua.v3.Lua
             default_source_code: {{ filename: {quote(settings.listings_filter)} }}
 """
+    told = "".join(
+        f"            {name}: {_list(namespaces)}  # what filters before this one found out: routes name models by it\n"
+        for name, namespaces in (
+            ("metadata_context_namespaces", settings.metadata_namespaces),
+            ("route_metadata_context_namespaces", settings.route_metadata_namespaces),
+        )
+        if namespaces
+    )
     return f"""\
         http_filters:
 {listings}\
@@ -234,6 +242,7 @@ def _http_filters(settings: EnvoySettings) -> str:
               pack_as_bytes: true
             include_peer_certificate: true  # the sidecar verifies it again and knows its serial and dates
             include_tls_session: true
+{told}\
             encode_raw_headers: true  # duplicates and bytes as they came
             enable_dynamic_metadata_ingestion: true
             max_denied_response_body_bytes: 4096

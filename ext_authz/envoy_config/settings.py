@@ -138,6 +138,8 @@ class EnvoySettings:
     are the proxies in front whose `x-forwarded-for` counts, and equals what
     the sidecar's `trusted_proxies` describe. `listings_filter` is a Lua file
     (envoy/listings.lua) that takes out of listings what a caller may not see.
+    `metadata_namespaces` and `route_metadata_namespaces` are shown to the
+    sidecar, for routes with `named_by`.
     """
 
     listeners: tuple[Listener, ...] = field(default_factory=lambda: (Listener(),))
@@ -158,6 +160,8 @@ class EnvoySettings:
     hide_cookies: bool = True
     access_log: str = "/dev/stdout"
     listings_filter: str = ""
+    metadata_namespaces: tuple[str, ...] = ()
+    route_metadata_namespaces: tuple[str, ...] = ()
     unsafe_keep_forged_headers: bool = False
 
     def __post_init__(self) -> None:

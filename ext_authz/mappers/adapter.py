@@ -73,15 +73,21 @@ class Call(NamedTuple):
 
 
 Reader = Callable[[Call], Meaning | Refusal]
+Told = Callable[[Call, str, str], Meaning | Refusal]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a row's model is (`where`, in words for the reference) and the function that reads it."""
+    """Where a row's model is (`where`, in words for the reference) and the function that reads it.
+
+    `told` gives what the row means when Envoy tells the id and version of the one model in the body; None where
+    the body may name more than one thing.
+    """
 
     where: str
     read: Reader
     reads: Reads = Reads.NOTHING
+    told: Told | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Final, TypeVar
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, did_you_mean
 from ext_authz.mappers.adapter import EVERY, Adapter, HostStyle
 from ext_authz.mappers.catalog import read_attributes, text_of
+from ext_authz.mappers.named_by import NamedBy, read_named_by
 from ext_authz.mappers.protocols import PROTOCOLS
 from ext_authz.mappers.templates import (
     REST,
@@ -38,6 +39,7 @@ KEYS: Final = (
     "upgrade",
     "encoded_slash",
     "by_name",
+    "named_by",
 )
 UPGRADES: Final = frozenset({"websocket"})
 
@@ -46,7 +48,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?\Z")
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.:-]*\Z")
 # Beside `protocol` or `unsafe_public` these would be accepted and ignored.
 _NOT_WITH_PROTOCOL: Final = ("resource", "action")
-_NOT_WITH_PUBLIC: Final = ("protocol", "resource", "action", "attributes", "upgrade", "encoded_slash")
+_NOT_WITH_PUBLIC: Final = ("protocol", "resource", "action", "attributes", "upgrade", "encoded_slash", "named_by")
 
 T = TypeVar("T")
 
@@ -84,6 +86,7 @@ class Entry:
     upgrade: frozenset[str] = frozenset()
     encoded_slash: bool = False
     by_name: bool = False
+    named_by: NamedBy | None = None
 
 
 def read_routes(node: Node, mistakes: list[Diagnostic]) -> list[Entry]:
@@ -138,6 +141,8 @@ class _Reader:
         name = self._name()
         upgrade = self._upgrade()
         attributes = self._attributes()
+        named = self.node.get("named_by")
+        named_by = None if named is None else read_named_by(named, self.mistakes)
         resource: ResourceTemplate | None = None
         action = ""
         mount: tuple[str, ...] = ()
@@ -151,6 +156,8 @@ class _Reader:
             path = None
         else:
             self._need("path", 'write `path: "/**"` for any path')
+            if self.node.get("named_by") is not None:
+                self._mistake("named_by", "`named_by` goes with `protocol`: here `resource` says what is named")
             resource = self._resource(path, attributes, encoded_slash=slash)
             action = self._action()
             if slash and path is not None and not path.slots:
@@ -176,6 +183,7 @@ class _Reader:
             upgrade=upgrade,
             encoded_slash=slash,
             by_name=by_name,
+            named_by=named_by,
         )
 
     def _keys(self) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from ext_authz.mappers.adapter import Adapter, Call, Meaning, Named, Place, Reads, Row
 from ext_authz.mappers.body import case_variant, refuse
 from ext_authz.mappers.limits import KEYS, generation
-from ext_authz.mappers.places import PATH, SERVER, Attributes, body_with, path_meaning, whole_number
+from ext_authz.mappers.places import PATH, SERVER, Attributes, body_with, path_meaning, told_meaning, whole_number
 from ext_authz.model import AttributeValue, Reason, Refusal
 
 _PART: Final = r"[A-Za-z0-9_][A-Za-z0-9_.-]*"
@@ -119,8 +119,13 @@ def _in_path(call: Call) -> Meaning | Refusal:
     return Meaning((Named("model", name, "", call.row.action),))
 
 
-_NATIVE = Place("body `model` (or the older `name`)", _native, Reads.MEANING)
-_COMPATIBLE = Place("body `model`", _compatible, Reads.MEANING)
+def _told(call: Call, name: str, version: str) -> Meaning | Refusal:
+    spelled = canonical_name(name)
+    return refuse("has a model that is no name") if spelled is None else told_meaning(call, spelled, version)
+
+
+_NATIVE = Place("body `model` (or the older `name`)", _native, Reads.MEANING, _told)
+_COMPATIBLE = Place("body `model`", _compatible, Reads.MEANING, _told)
 _CREATE = Place("body `model`; `from` is read", _create, Reads.MEANING)
 _COPY = Place("body `destination`; `source` is read", _copy, Reads.MEANING)
 _PATH = Place("path", _in_path)

@@ -31,6 +31,7 @@ from ext_authz.mappers.places import (
     name_problem,
     path_meaning,
     server_meaning,
+    told_meaning,
     version_problem,
     whole_number,
 )
@@ -63,8 +64,9 @@ def _agreed(call: Call, meaning: Meaning | Refusal) -> Meaning | Refusal:
 
 
 def _agreeing(place: Place) -> Place:
-    read = place.read
-    return Place(place.where, lambda call: _agreed(call, read(call)), place.reads)
+    read, told = place.read, place.told
+    agreed = None if told is None else lambda call, name, version: _agreed(call, told(call, name, version))
+    return Place(place.where, lambda call: _agreed(call, read(call)), place.reads, agreed)
 
 
 def _infer_rest(call: Call) -> Meaning | Refusal:
@@ -234,7 +236,7 @@ _CHANGE = _agreeing(Place("path; parameters in the body", _change_rest, Reads.ME
 _SERVER = _agreeing(SERVER)
 _NAMED = _agreeing(message(1, 2))
 _STATISTICS = _agreeing(message(1, 2, empty="read_metrics"))
-_INFER_MESSAGE = _agreeing(Place("message field 1", _infer_grpc, Reads.MEANING))
+_INFER_MESSAGE = _agreeing(Place("message field 1", _infer_grpc, Reads.MEANING, told_meaning))
 _CHANGE_MESSAGE = _agreeing(Place("message field 2; parameters in field 3", _change_grpc, Reads.MEANING))
 _TRACE = _agreeing(Place("message field 2 (empty: the server)", _trace, Reads.MEANING))
 _STREAM = Place(EVERYTHING.where, _stream)

@@ -22,6 +22,7 @@ from ext_authz.mappers.places import (
     name_in,
     name_problem,
     path_meaning,
+    told_meaning,
     visible_json,
 )
 from ext_authz.mappers.query import parameters
@@ -76,6 +77,10 @@ def _in_body(call: Call) -> Meaning | Refusal:
     actions = dict.fromkeys((call.row.action, *(action for _, action in call.row.also)))
     named = tuple([Named("model", name, "", action) for name in names for action in actions])
     return Meaning(named, generation(content))
+
+
+def _told(call: Call, name: str, version: str) -> Meaning | Refusal:
+    return _agreed(call, name) or told_meaning(call, name, version)
 
 
 def _in_path(call: Call) -> Meaning | Refusal:
@@ -173,8 +178,8 @@ def _adapter(call: Call) -> Meaning | Refusal:
     return Meaning(tuple(Named("model", name, "", action) for action in actions))
 
 
-_BODY = Place("body `model` (and `fallbacks`, `models`)", _in_body, Reads.MEANING)
-_FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING)
+_BODY = Place("body `model` (and `fallbacks`, `models`)", _in_body, Reads.MEANING, _told)
+_FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING, _told)
 _DEPLOYMENT = Place("path", _in_path, Reads.LIMITS)
 _TRAINING = Place("body `model`, `training_file`, `validation_file`", _training, Reads.MEANING)
 _BATCH = Place("any (`*`), and the file `input_file_id`", _batch, Reads.MEANING)

@@ -52,6 +52,14 @@ def actions_of(call: Call) -> tuple[str, ...]:
     return (row.action, *(action for kind, action in row.also if kind == row.type))
 
 
+def told_meaning(call: Call, name: str, version: str) -> Meaning | Refusal:
+    """Return the row's actions on the one model that Envoy tells in the body's stead."""
+    problem = name_problem(name) or version_problem(version)
+    if problem:
+        return Refusal(Reason.AMBIGUOUS_BODY, f"Envoy's metadata {problem}")
+    return Meaning(tuple([Named(call.row.type, name, version, action) for action in actions_of(call)]))
+
+
 def path_of(template: str) -> Place:
     """Return the place "path", its name made of several slots with a `/` between them, as `{x}/{y}`."""
 
@@ -127,7 +135,8 @@ def message(name: int, version: int | None = None, *, empty: str | None = None) 
             return refuse("names no resource")
         return Meaning((Named("server", call.route, "", empty),))
 
-    return Place(f"message field {name}" + (f" (empty: the server, `{empty}`)" if empty else ""), read, Reads.MEANING)
+    where = f"message field {name}" + (f" (empty: the server, `{empty}`)" if empty else "")
+    return Place(where, read, Reads.MEANING, told_meaning)
 
 
 def body_with(call: Call, wanted: frozenset[str], *, typed: bool = True) -> dict[str, Any] | Refusal:
@@ -161,7 +170,7 @@ def json_key(
         named = tuple([Named(call.row.type, name, "", action) for action in actions_of(call)])
         return Meaning(named, limits(content) if limits else {})
 
-    return Place(f"body `{key}`", read, Reads.MEANING)
+    return Place(f"body `{key}`", read, Reads.MEANING, told_meaning)
 
 
 def header_name(facts: RequestFacts, header: str) -> str | Refusal:

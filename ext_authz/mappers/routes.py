@@ -19,7 +19,7 @@ from ext_authz.mappers.catalog import Attributes, Catalog, CatalogEntry, duplica
 from ext_authz.mappers.entries import Entry, duplicate_names, read_routes
 from ext_authz.mappers.path import CanonicalPath, canonicalise
 from ext_authz.mappers.places import version_problem
-from ext_authz.model import Access, Reason, Refusal, RequestFacts, Resource, Target
+from ext_authz.model import Access, Reason, Refusal, RequestFacts, Resource, Source, Target
 
 ROUTE_EXTENSION: Final = "ext_authz_route"
 DEFAULT_MAX_REQUEST_BYTES: Final = 1024 * 1024
@@ -96,7 +96,11 @@ def _first(entry: Entry) -> str | None:
 
 
 class RouteTable:
-    """Frozen after construction. `header_names` are the request headers that matching and mapping read."""
+    """Frozen after construction.
+
+    `header_names` are the request headers that matching and mapping read, `sources` what they read of Envoy's own
+    metadata and context extensions.
+    """
 
     def __init__(
         self, entries: Iterable[Entry], catalog: Catalog, max_request_bytes: int = DEFAULT_MAX_REQUEST_BYTES
@@ -109,6 +113,8 @@ class RouteTable:
             if entry.adapter is not None:
                 names |= entry.adapter.header_names
         self.header_names: Final = frozenset(names)
+        told = [entry.named_by.sources for entry in self.entries if entry.named_by is not None]
+        self.sources: Final[frozenset[Source]] = frozenset().union(*told)
         self._by_name: Final = {entry.name: entry for entry in self.entries if entry.named}
         reachable = [entry for entry in self.entries if not entry.by_name]
         hosts = {entry.host.text for entry in reachable if entry.host is not None and not entry.host.wild}
@@ -157,7 +163,7 @@ class RouteTable:
         row = match.found.row
         part = "" if entry.host is None else entry.host.part(facts.host)
         call = Call(facts, row, match.found.captured, entry.name, match.path.query, self.max_request_bytes, part)
-        meaning = row.place.read(call)
+        meaning = row.place.read(call) if entry.named_by is None else entry.named_by.meaning(call)
         if isinstance(meaning, Refusal):
             return meaning
         accesses = tuple([self._access(named, entry) for named in meaning.named])

@@ -11,7 +11,7 @@ from ext_authz.mappers import grpc_common
 from ext_authz.mappers.adapter import EVERY, GRPC, Adapter, Call, Meaning, Named, Place, Reads, Row
 from ext_authz.mappers.body import FRAME_HEADER, grpc_message, refuse
 from ext_authz.mappers.limits import instances
-from ext_authz.mappers.places import EVERYTHING, SERVER, name_problem, path_meaning, visible_json
+from ext_authz.mappers.places import EVERYTHING, SERVER, name_problem, path_meaning, told_meaning, visible_json
 from ext_authz.mappers.wire import BYTES, MAX_FIELDS, MAX_INNER_FIELDS, VARINT, Field, WireError, only, scan, text
 from ext_authz.model import Reason, Refusal
 
@@ -125,7 +125,7 @@ def _rest(call: Call) -> Meaning | Refusal:
 
 
 _PATH = Place("path", _rest, Reads.LIMITS)
-_ONE = Place("message field 1 `model_spec`", _one, Reads.MEANING)
+_ONE = Place("message field 1 `model_spec`", _one, Reads.MEANING, told_meaning)
 _TASKS = Place("message field 1 (each) `model_spec`", _tasks, Reads.MEANING)
 _RELOAD = Place("every model of the configuration, and any (`*`)", _reload, Reads.MEANING)
 _CHANGES: Final = (("model", "register_model"), ("model", "undeploy_model"))

@@ -191,7 +191,7 @@ class Service:
         if snapshot is None:
             unknown = outcome_of(decision_id, now_ns, None)
             return _failed(unknown, Reason.NOT_READY, "no policies are loaded yet")
-        facts = request.read(data, snapshot.header_names, snapshot.headers.injectable)
+        facts = request.read(data, snapshot.header_names, snapshot.headers.injectable, snapshot.routes.sources)
         if isinstance(facts, Refusal):
             return _failed(outcome_of(decision_id, now_ns, snapshot), facts.reason, facts.detail)
         return check(facts, snapshot, self._read_state(), decision_id, now_ns)

@@ -45,7 +45,7 @@ def outcome_of(
     decision_id: str = _DECISION_ID,
 ) -> Outcome:
     """Read and decide as the server does; what cannot be read, and what fails inside, is a denial."""
-    facts = read(data, snapshot.header_names, snapshot.headers.injectable)
+    facts = read(data, snapshot.header_names, snapshot.headers.injectable, snapshot.routes.sources)
     if isinstance(facts, Refusal):
         return Outcome(Decision(False, facts.reason), decision_id, snapshot.revision, now_ns, refusal=facts)
     if request_time_ns is not None:

@@ -54,10 +54,12 @@ SCORER = "spiffe://ml.example/ns/apps/sa/scorer"
 DEPLOYER = "spiffe://ml.example/ns/ci/sa/deployer"
 
 
-def write_configuration(folder: Path, configuration: str = CONFIGURATION, policies: str = POLICIES) -> Path:
+def write_configuration(
+    folder: Path, configuration: str = CONFIGURATION, policies: str = POLICIES, resources: str = RESOURCES
+) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "ext-authz.yaml").write_text(configuration)
-    (folder / "resources.yaml").write_text(RESOURCES)
+    (folder / "resources.yaml").write_text(resources)
     (folder / "policies.yaml").write_text(policies)
     keys = folder / "api-keys.yaml"
     if not keys.exists():

@@ -4,12 +4,14 @@ import contextlib
 import json
 import socket
 import ssl
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from envoy_process import AUDIENCE, ISSUER, Files, files
 
@@ -17,6 +19,7 @@ from ext_authz.demo import envoy
 from ext_authz.demo.envoy import Envoy
 from ext_authz.demo.processes import Processes
 from ext_authz.demo.run import start_sidecar
+from ext_authz.envoy_config.generate import generate
 from ext_authz.envoy_config.settings import EnvoySettings, Listener, Upstream
 
 ROOT = Path(__file__).parents[2]
@@ -96,9 +99,19 @@ class TrafficEdge:
 
 @contextlib.contextmanager
 def traffic_edge(
-    directory: Path, routes: str, policies: str, upstreams: tuple[Upstream, ...], *, listings: bool = True
+    directory: Path,
+    routes: str,
+    policies: str,
+    upstreams: tuple[Upstream, ...],
+    *,
+    listings: bool = True,
+    filters: str = "",
+    namespaces: tuple[str, ...] = (),
 ) -> Iterator[TrafficEdge]:
-    """Start both; callers bring tokens, so one listener without client certificates is enough."""
+    """Start both; callers bring tokens, so one listener without client certificates is enough.
+
+    `filters` (YAML list items) stand before the check, `namespaces` of their metadata are shown to it.
+    """
     with files(directory) as made, Processes(directory / "logs") as processes:
         (directory / "resources.yaml").write_text(routes)
         (directory / "policies.yaml").write_text(policies)
@@ -118,8 +131,18 @@ def traffic_edge(
             access_log=str(directory / "envoy.jsonl"),
             max_request_bytes=MAX_BYTES,
             listings_filter=str(LISTINGS) if listings else "",
+            metadata_namespaces=namespaces,
         )
-        yield TrafficEdge(envoy.start(processes, directory, settings), made, names)
+        with mock.patch.object(envoy, "generate", lambda made: with_filters(generate(made), filters)):
+            started = envoy.start(processes, directory, settings)
+        yield TrafficEdge(started, made, names)
+
+
+def with_filters(written: str, filters: str) -> str:
+    """Put further HTTP filters before all others."""
+    head, mark, tail = written.partition("http_filters:\n")
+    column = " " * (len(head) - len(head.rstrip(" ")))
+    return head + mark + textwrap.indent(textwrap.dedent(filters), column) + tail
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,8 @@ def check_message(
     certificate: str = "",
     time_ns: int | None = AT_NS,
     context_extensions: Mapping[str, str] | None = None,
+    metadata: Mapping[str, Mapping[str, Any]] | None = None,
+    route_metadata: Mapping[str, Mapping[str, Any]] | None = None,
     protocol: str = "HTTP/2",
     scheme: str = "https",
     sni: str = "",
@@ -58,6 +60,10 @@ def check_message(
         attributes.request.time.seconds, attributes.request.time.nanos = divmod(time_ns, 1_000_000_000)
     attributes.context_extensions.update(context_extensions or {})
     attributes.metadata_context.SetInParent()
+    for namespace, values in (metadata or {}).items():
+        attributes.metadata_context.filter_metadata[namespace].update(values)
+    for namespace, values in (route_metadata or {}).items():
+        attributes.route_metadata_context.filter_metadata[namespace].update(values)
     if sni:
         attributes.tls_session.sni = sni
     http = attributes.request.http
