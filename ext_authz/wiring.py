@@ -12,6 +12,7 @@ from pathlib import Path as FilePath
 from typing import Final, TypeVar
 
 from ext_authz import config
+from ext_authz.audit.boot import record_start
 from ext_authz.audit.spool import Limits, Spool
 from ext_authz.audit.trail_keys import TrailKeys
 from ext_authz.authn import Chain
@@ -138,7 +139,9 @@ def open_spool(inputs: Inputs, name: str, keys: TrailKeys) -> Spool:
     spool = inputs.settings.audit.spool
     limits = Limits(spool.max_bytes, spool.segment_bytes, float(spool.segment_age), drop=spool.on_full == "drop")
     directory = inputs.settings.run_dir / "audit"
-    return Spool.create(directory, name, keys=keys.open(), signer=keys.signer(), limits=limits)
+    made = Spool.create(directory, name, keys=keys.open(), signer=keys.signer(), limits=limits)
+    record_start(made, name, keys.open)
+    return made
 
 
 class _Builder:

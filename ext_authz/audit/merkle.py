@@ -148,10 +148,15 @@ def consistency_parts(old: int, new: int) -> list[tuple[int, int]]:
 
 
 class Proof:
-    """Collects the roots of disjoint leaf ranges while the leaves pass by once, in order."""
+    """Collects the roots of disjoint leaf ranges while the leaves pass by once, in order.
 
-    def __init__(self, parts: Sequence[tuple[int, int]]) -> None:
-        self._parts = [(begin, end, Range()) for begin, end in parts]
+    `before` is the tree of the leaves that will not pass by any more; none of the parts may split its subtrees, which
+    those of an inclusion proof for a later leaf never do.
+    """
+
+    def __init__(self, parts: Sequence[tuple[int, int]], before: Range | None = None) -> None:
+        known = before or Range()
+        self._parts = [(begin, end, _begun(known, begin, end)) for begin, end in parts]
         self._waiting = sorted(self._parts, key=lambda part: part[0], reverse=True)
 
     def add(self, index: int, leaf: bytes) -> None:
@@ -218,6 +223,18 @@ def extends(old: int, old_root: bytes, new: int, new_root: bytes, proof: Sequenc
         at >>= 1
         last >>= 1
     return last == 0 and first == old_root and second == new_root
+
+
+def _begun(known: Range, begin: int, end: int) -> Range:
+    """Return the leaves from `begin` up to `end` as a tree of their own, as far as `known` has them."""
+    if begin >= known.end:
+        return Range()
+    inside = [
+        node
+        for (start, level), node in zip(subtrees(0, known.end), known.nodes, strict=True)
+        if begin <= start and start + (1 << level) <= end
+    ]
+    return Range(0, min(end, known.end) - begin, inside)
 
 
 def _split(size: int) -> int:

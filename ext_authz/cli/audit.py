@@ -1,54 +1,31 @@
 """`audit`: the trail read by people and pipelines, whether the server runs or not.
 
 Law: reading changes nothing; everything shown may come from an attacker and is escaped.
-Non-goal: proof (`verify`, `prove`) and `export`, which this version does not do.
+Non-goal: proof (audit_proof.py), files for others (audit_export.py), sums (audit_stats.py).
 """
 
 # ruff: noqa: FBT002, PLR0917  a command's parameters are its options
 
+import os
+import sys
 import time
-from collections import Counter
-from collections.abc import Iterable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ext_authz.cli.frame import (
-    DEFAULT_CONFIG,
-    CommandError,
-    ConfigOption,
-    JsonOption,
-    TrailKeyOption,
-    clock_text,
-    complain,
-    console,
-    not_available,
-    open_trail_key,
-    printable,
-    say,
-    trail_paths,
-)
-from ext_authz.cli.later import ANYTHING, Arguments
+from ext_authz.cli import audit_export, audit_proof, audit_stats
+from ext_authz.cli.audit_filters import Action, Decision, Policy, Reason, Resource, Since, Subject, Until, wanted
+from ext_authz.cli.audit_reading import Paths, open_trail, remarks
+from ext_authz.cli.frame import DEFAULT_CONFIG, ConfigOption, JsonOption, TrailKeyOption, clock_text, printable, say
 
 if TYPE_CHECKING:
-    from ext_authz.audit.reader import Entry, Trail
+    from ext_authz.audit.reader import Entry
 
 app = typer.Typer(help="Read the audit trail, of `run_dir` or of the given folders.", no_args_is_help=True)
 
-Paths = Annotated[
-    list[Path] | None,
-    typer.Argument(metavar="[PATH]…", help="Trail folders or files; else the configuration's `run_dir`."),
-]
-Decision = Annotated[str, typer.Option("--decision", metavar="allow|deny", help="Only these decisions.")]
-Reason = Annotated[str, typer.Option("--reason", metavar="R", help="Only this reason.")]
-Policy = Annotated[str, typer.Option("--policy", metavar="ID", help="Only decisions of this policy.")]
-Subject = Annotated[
-    str, typer.Option("--subject", metavar="S", help="Only this subject (typed name; bare means `sub:`).")
-]
-
 PAUSE_SECONDS = 0.25
 _SHOWN = 10
+_COLOURS = {" ALLOW ": " \x1b[32mALLOW\x1b[0m ", " DENY ": " \x1b[31mDENY\x1b[0m "}
 
 
 @app.command()
@@ -61,17 +38,30 @@ def cat(
     reason: Reason = "",
     policy: Policy = "",
     subject: Subject = "",
+    resource: Resource = "",
+    action: Action = "",
+    since: Since = "",
+    until: Until = "",
 ) -> None:
     """Print the trail in order of time; `--json` prints the events as recorded, one a line.
 
-    Example: `ext-authz audit cat --decision deny --json`
+    Example: `ext-authz audit cat --decision deny --from 2h --json`
     """
-    wanted = _filter(decision, reason, policy, subject)
-    trail = _trail(paths, config, key)
+    wants = wanted(
+        decision=decision,
+        reason=reason,
+        policy=policy,
+        subject=subject,
+        resource=resource,
+        action=action,
+        since=since,
+        until=until,
+    )
+    trail = open_trail(paths, config, key)
     for entry in trail.entries():
-        if _matches(entry.event, wanted):
+        if wants(entry.event):
             _show(entry, json=json)
-    _remarks(trail)
+    remarks(trail)
 
 
 @app.command()
@@ -88,154 +78,55 @@ def tail(
     reason: Reason = "",
     policy: Policy = "",
     subject: Subject = "",
+    resource: Resource = "",
+    action: Action = "",
+    since: Since = "",
 ) -> None:
-    """Print the last events, and follow.
+    """Print the last events, and follow; on a terminal in colour.
 
     Example: `ext-authz audit tail --decision deny`
     """
-    import sys
     from collections import deque
 
-    wanted = _filter(decision, reason, policy, subject)
-    trail = _trail(paths, config, key)
-    past = deque((entry for entry in trail.entries() if _matches(entry.event, wanted)), maxlen=lines)
+    wants = wanted(
+        decision=decision, reason=reason, policy=policy, subject=subject, resource=resource, action=action, since=since
+    )
+    trail = open_trail(paths, config, key)
+    past = deque((entry for entry in trail.entries() if wants(entry.event)), maxlen=lines)
     for entry in past:
         _show(entry, json=json)
     if not follow:
-        _remarks(trail)
+        remarks(trail)
         return
     sys.stdout.flush()
     for entry in trail.follow(lambda: False, _pause):
-        if _matches(entry.event, wanted):
+        if wants(entry.event):
             _show(entry, json=json)
             sys.stdout.flush()
 
 
-@app.command()
-def stats(
-    paths: Paths = None, config: ConfigOption = DEFAULT_CONFIG, key: TrailKeyOption = "", json: JsonOption = False
-) -> None:
-    """Summarise the trail: decisions, reasons, policies, subjects, resources.
-
-    Example: `ext-authz audit stats run/audit`
-    """
-    trail = _trail(paths, config, key)
-    counts = _count(entry.event for entry in trail.entries())
-    if json:
-        import orjson
-
-        plain = {name: dict(each.most_common()) for name, each in counts.items()}
-        say(
-            orjson.dumps({**plain, "damaged": trail.damaged, "gaps": trail.gaps()}, option=orjson.OPT_INDENT_2).decode()
-        )
-        return
-    if not counts["event"]:
-        say("no events")
-    from rich.table import Table
-    from rich.text import Text
-
-    for name, each in counts.items():
-        if not each:
-            continue
-        total = each.total()
-        table = Table(name, "events", "share", box=None, pad_edge=False)
-        for value, number in each.most_common(_SHOWN):
-            table.add_row(Text(printable(value)), str(number), f"{100 * number / total:.1f} %")
-        if len(each) > _SHOWN:
-            table.add_row(f"… {len(each) - _SHOWN} more", "", "")
-        console().print(table)
-        say()
-    _remarks(trail)
-
-
-def _count(events: Iterable[dict[str, Any]]) -> dict[str, Counter[str]]:
-    names = ("event", "decision", "reason", "policy", "subject", "resource", "action")
-    counts: dict[str, Counter[str]] = {name: Counter() for name in names}
-    for event in events:
-        counts["event"][str(event.get("schema", "unknown"))] += 1
-        for name in ("decision", "reason", "action"):
-            if event.get(name):
-                counts[name][str(event[name])] += 1
-        if event.get("policy_id"):
-            counts["policy"][str(event["policy_id"])] += 1
-        if isinstance(event.get("subject"), dict):
-            counts["subject"][str(event["subject"].get("id", ""))] += 1
-        if isinstance(event.get("resource"), dict):
-            counts["resource"][f"{event['resource'].get('type', '')}/{event['resource'].get('id', '')}"] += 1
-    return counts
-
-
-@app.command(context_settings=ANYTHING)
-def verify(arguments: Arguments = None) -> None:
-    """Prove the trail whole (not available in this version).
-
-    Example: `ext-authz audit verify run/audit`
-    """
-    del arguments
-    not_available("audit verify")
-
-
-@app.command(context_settings=ANYTHING)
-def prove(arguments: Arguments = None) -> None:
-    """Prove that one event is in the trail (not available in this version).
-
-    Example: `ext-authz audit prove EVENT_ID`
-    """
-    del arguments
-    not_available("audit prove")
-
-
-@app.command(context_settings=ANYTHING)
-def export(arguments: Arguments = None) -> None:
-    """Export the trail to JSONL, Parquet or CSV (not available in this version).
-
-    Example: `ext-authz audit export run/audit -o events.parquet`
-    """
-    del arguments
-    not_available("audit export")
-
-
-def _trail(paths: list[Path] | None, config: Path, key: str) -> "Trail":
-    from ext_authz.audit.reader import Trail
-
-    try:
-        return Trail(trail_paths(paths, config), open_trail_key(key, config))
-    except FileNotFoundError as error:
-        raise CommandError(f"cannot read `{error.filename}`: no such file or directory") from None
+app.command()(audit_stats.stats)
+app.command()(audit_proof.verify)
+app.command()(audit_proof.prove)
+app.command("verify-proof")(audit_proof.verify_proof)
+app.command("public-key")(audit_proof.public_key)
+app.command()(audit_export.export)
 
 
 def _pause() -> None:
     time.sleep(PAUSE_SECONDS)
 
 
-def _filter(decision: str, reason: str, policy: str, subject: str) -> dict[str, str]:
-    from ext_authz.documents import did_you_mean
-    from ext_authz.model import Reason as Known
-    from ext_authz.state.changes import typed_subject
-
-    if decision and decision not in ("allow", "deny"):
-        raise CommandError(f"--decision: `{decision}` is neither `allow` nor `deny`")
-    known = [each.value for each in Known]
-    if reason and reason not in known:
-        raise CommandError(f"--reason: `{reason}` is not a reason{did_you_mean(reason, known)}")
-    wanted = {"decision": decision, "reason": reason, "policy_id": policy}
-    return {name: value for name, value in wanted.items() if value} | (
-        {"subject": typed_subject(subject)} if subject else {}
-    )
-
-
-def _matches(event: dict[str, Any], wanted: dict[str, str]) -> bool:
-    for name, value in wanted.items():
-        found = event.get(name)
-        if name == "subject":
-            found = found.get("id") if isinstance(found, dict) else None
-        if found != value:
-            return False
-    return True
-
-
 def _show(entry: "Entry", *, json: bool) -> None:
-    say(entry.line.decode("utf-8", "replace") if json else _line(entry.event))
+    if json:
+        say(entry.line.decode("utf-8", "replace"))
+        return
+    text = _line(entry.event)
+    if sys.stdout.isatty() and "NO_COLOR" not in os.environ:
+        # Only the time, which is ours, stands before the decision.
+        for word, coloured in _COLOURS.items():
+            text = text.replace(word, coloured, 1) if text.find(word) == text.find(" ") else text
+    say(text)
 
 
 def _line(event: dict[str, Any]) -> str:
@@ -273,15 +164,3 @@ def _detail(name: str, value: object) -> str:
     if name in {"expires_at", "before"} and isinstance(value, int):
         return f"{name}={clock_text(value)}"
     return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
-
-
-def _remarks(trail: "Trail") -> None:
-    """Say on stderr what could not be read; reading proves nothing, but it need not hide it."""
-    if trail.damaged:
-        complain(f"warning: {trail.damaged} damaged events were passed over")
-    for problem in trail.problems:
-        complain(f"warning: {printable(problem)}")
-    for name in trail.shredded:
-        complain(f"warning: {printable(name)}: its key was deleted, nothing of it can be read")
-    for gap in trail.gaps():
-        complain(f"warning: {gap}")

@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final, NoReturn
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -29,7 +29,6 @@ INTERRUPTED: Final = 130
 
 DEFAULT_CONFIG: Final = Path("ext-authz.yaml")
 DEBUG: Final = "EXT_AUTHZ_DEBUG"
-NOT_AVAILABLE: Final = "not available in this version"
 MAX_YEARS: Final = 100
 _MAX_SECONDS: Final = MAX_YEARS * 366 * 86_400
 
@@ -143,11 +142,6 @@ def console(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 160, soft_wrap=True)
-
-
-def not_available(what: str) -> NoReturn:
-    """Refuse what the contract names and this version does not do."""
-    raise CommandError(f"{what}: {NOT_AVAILABLE}")
 
 
 def seconds_of(text: str, option: str) -> int:

@@ -122,6 +122,18 @@ def test_an_inclusion_proof_is_the_naive_one_and_holds_for_that_leaf_alone(data)
 
 
 @given(st.data())
+def test_a_leafs_proof_needs_of_earlier_leaves_only_their_tree(data):
+    size = data.draw(st.integers(1, 70))
+    index = data.draw(st.integers(0, size - 1))
+    gone = data.draw(st.integers(0, index))
+    leaves = leaves_of(size)
+    proof = Proof(inclusion_parts(index, size), tree(leaves[:gone]))
+    for at in range(gone, size):
+        proof.add(at, leaves[at])
+    assert proof.hashes() == naive_path(index, leaves)
+
+
+@given(st.data())
 def test_a_consistency_proof_is_the_naive_one_and_holds_for_those_trees_alone(data):
     new = data.draw(st.integers(1, 70))
     old = data.draw(st.integers(1, new))

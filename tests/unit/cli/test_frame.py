@@ -41,17 +41,9 @@ def test_the_contracts_commands_are_all_there():
         "serve", "check", "explain", "test", "replay", "approve", "approvals", "revoke", "revocations", "quarantine",
         "quarantines", "encrypt", "decrypt", "rewrap", "demo", "token issue", "apikey new", "apikey list", "apikey revoke",
         "envoy config", "envoy lint", "schema config", "schema policy", "schema test", "schema audit",
-        "audit tail", "audit cat", "audit verify", "audit prove", "audit export", "audit stats",
+        "audit tail", "audit cat", "audit verify", "audit prove", "audit export", "audit stats", "audit verify-proof", "audit public-key",
     }  # fmt: skip
     assert wanted <= there
-
-
-@pytest.mark.parametrize("arguments", [["audit", each] for each in ("verify", "prove", "export")])
-def test_what_is_not_built_is_refused_with_whatever_arguments(arguments, capfd):
-    for more in ([], ["file", "--key", "file:x", "-o", "y"]):
-        done = ran(capfd, *arguments, *more)
-        assert done.status == 2
-        assert done.err == f"{' '.join(arguments)}: not available in this version\n"
 
 
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion(capfd):

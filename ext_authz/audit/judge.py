@@ -1,0 +1,339 @@
+"""One log put together from its segments: does each follow the one before, do the signatures reach, how does it end.
+
+Law: see verify.py. What a crash leaves and what only a hand can do are told apart here; docs/audit.md says how.
+"""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+from ext_authz.audit.boot import tree_before
+from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note
+from ext_authz.audit.event import GAP
+from ext_authz.audit.merkle import Range
+from ext_authz.audit.report import LogReport, State, Trouble
+from ext_authz.audit.scan import Mark, Scan, Task, scan
+from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames
+from ext_authz.audit.trail import Segment as SegmentFile
+
+NEXT_START: Final = "the next start"
+UNSIGNED_SECONDS: Final = 60.0
+UNSIGNED_EVENTS: Final = 50_000
+"""How much a process that was killed can leave behind its last checkpoint (one is due every 10 s or 1,000 events)."""
+
+
+@dataclass(slots=True)
+class Part:
+    """One segment file on its way through a verification."""
+
+    file: SegmentFile
+    size: int
+    header: Header | None = None
+    data_key: bytes | None = None
+    shredded: bool = False
+    scan: Scan | None = None
+
+
+@dataclass(slots=True)
+class Log:
+    """One log: its segments in order, and what others say of it as (tree size, root, who says so)."""
+
+    log_id: str
+    started_ns: int
+    parts: list[Part]
+    report: LogReport
+    claims: list[tuple[int, bytes, str]] = field(default_factory=list)
+    previous: dict[str, Any] | None = None
+    roots: dict[int, bytes] = field(default_factory=dict)
+
+
+class Court(Protocol):
+    """What a judge asks of the verification it is part of."""
+
+    moved: Any
+
+    @property
+    def content(self) -> bool:
+        """Whether segments are decrypted."""
+        ...
+
+    def problem(self, trouble: Trouble, log: str, text: str, **where: Any) -> None:  # noqa: ANN401
+        """Put a problem on record."""
+        ...
+
+    def trusted(self, log_id: str, mark: Mark) -> Sequence[VerifierKey]:
+        """Return the keys that may have signed a checkpoint. Raises NoteError."""
+        ...
+
+    def copies_end(self, log_id: str) -> int:
+        """Return the number behind the last event that the copy has of a log; 0 where it has none."""
+        ...
+
+
+class Judge:
+    """Puts one log together from its segments, in order."""
+
+    def __init__(self, court: Court, log: Log) -> None:
+        self.court = court
+        self.log = log
+        self.report = log.report
+        # The tree of all events before the segment at hand; None where something before it could not be read.
+        self.tree: Range | None = None
+        self.end: int | None = None
+        self.signed_time = ""
+        self.last: Part | None = None
+        self.sealed = False
+
+    def run(self) -> None:
+        """Judge every segment, then how the log ends."""
+        log, report = self.log, self.report
+        for index, part in enumerate(log.parts):
+            if part.header is None:
+                continue
+            if self.end is None:
+                report.first = part.header.first_seq
+                if part.file.number == 0:
+                    self.tree = Range()
+            following = next((other.header for other in log.parts[index + 1 :] if other.header is not None), None)
+            if part.scan is not None:
+                self.segment(part, part.scan, following)
+            else:
+                self.unread(part, following)
+            self.last = part
+        report.end = self.end or 0
+        report.state = self.state()
+        self.ending()
+        self.claims()
+
+    def bad(self, trouble: Trouble, text: str, part: Part | None = None, **where: Any) -> None:  # noqa: ANN401
+        """Put a problem of this log on record."""
+        name = part.file.name if part is not None else ""
+        self.court.problem(trouble, self.log.log_id, text, segment=name, **where)
+
+    def unread(self, part: Part, following: Header | None) -> None:
+        """Go on behind a segment that was not opened: its framing is all there is to see."""
+        assert part.header is not None  # noqa: S101  only such are judged
+        with part.file.path.open("rb") as file:
+            file.seek(HEADER_BYTES)
+            found = list(frames(file.read(max(0, part.size - HEADER_BYTES))))
+        events = sum(frame.kind is Kind.EVENT for frame in found)
+        end = part.header.first_seq + events
+        whole = found[-1].end if found else HEADER_BYTES
+        self.sealed = bool(found) and found[-1].kind is Kind.SEAL
+        if not self.court.content:
+            self.court.moved(part.size)
+            self.meets(part, part.header)
+            if following is not None and whole < part.size and following.first_seq > end:
+                self.bad(Trouble.ALTERED, "is no frame from here on", part, offset=whole)
+        if following is not None and end < following.first_seq and not self.court.content:
+            self.bad(Trouble.INCOMPLETE, "are missing", part, first=end, last=following.first_seq - 1)
+        self.report.events += events
+        self.report.torn_bytes = part.size - whole
+        self.tree = None
+        # What the next segment says is its own; it is held against the tree as far as that is known.
+        self.end = following.first_seq if following is not None else end
+
+    def meets(self, part: Part, header: Header) -> None:
+        """Whether the segment goes on where the one before it ended."""
+        if self.end is not None and header.first_seq > self.end:
+            self.bad(Trouble.INCOMPLETE, "are missing", part, first=self.end, last=header.first_seq - 1)
+            self.tree = None
+
+    def segment(self, part: Part, found: Scan, following: Header | None) -> None:
+        """Judge what a scan found."""
+        header, report = found.header, self.report
+        self.sealed = found.sealed
+        self.meets(part, header)
+        self.take_up(part, found)
+        cut = following.first_seq if following is not None else None
+        given_up = found.cut_at if cut is not None and cut < found.end else None
+        self.damage(part, found, given_up, following)
+        for mark in found.marks:
+            self.mark(part, mark)
+        repeats = found.end - cut if given_up is not None and cut is not None else 0
+        if repeats:
+            self.repeated(part, found)
+            report.notes.append(
+                f"{part.file.name}: its last {repeats} events stand in the next segment too (a disk failed)"
+            )
+        report.events += found.events - max(0, repeats)
+        report.first_time = report.first_time or found.first_time
+        report.last_time = found.last_time or report.last_time
+        report.gaps += [
+            {"count": event.get("count"), "since": event.get("since"), "until": event.get("until")}
+            for event in found.notable
+            if event.get("schema") == GAP
+        ]
+        for size, part_tree in found.parts.items():
+            self.root_at(size, part_tree)
+        if self.tree is not None and found.tree is not None and found.tree.begin == self.tree.end:
+            self.tree = self.tree.copy()
+            self.tree.join(found.tree)
+            self.log.roots[self.tree.end] = self.tree.root()
+        else:
+            self.tree = None
+        self.end = found.end
+        report.torn_bytes = found.tail
+
+    def take_up(self, part: Part, found: Scan) -> None:
+        """Know the tree at the segment's beginning: from before, or from what the segment begins with."""
+        header = found.header
+        if self.tree is not None and self.tree.end == header.first_seq:
+            if self.tree.root() != header.root:
+                self.bad(Trouble.ALTERED, "does not follow the segment before it: other roots", part)
+                self.tree = None
+            else:
+                return
+        self.tree = tree_before(found) if header.first_seq else None
+
+    def root_at(self, size: int, part: Range) -> bytes | None:
+        """Return the log's root at `size`, from the tree before the segment and the part of the segment up to there."""
+        if self.tree is None or part.begin != self.tree.end:
+            return None
+        whole = self.tree.copy()
+        whole.join(part)
+        root = self.log.roots[size] = whole.root()
+        return root
+
+    def damage(self, part: Part, found: Scan, given_up: int | None, following: Header | None) -> None:
+        """Say what is no frame, missing or out of order; behind `given_up` the next segment has all of it again."""
+        end = part.size if given_up is None else given_up
+        for each in found.damage:
+            if each.start < end:
+                what = f"{each.end - each.start} bytes are not as they were written"
+                self.bad(Trouble.ALTERED, what, part, offset=each.start)
+        for first, last, offset in found.missing:
+            if offset <= end:
+                self.bad(Trouble.INCOMPLETE, "missing", part, first=first, last=last, offset=offset)
+        for seq, offset in found.doubled:
+            self.bad(Trouble.ALTERED, "stands here a second time", part, first=seq, offset=offset)
+        for offset, text in found.bad_marks:
+            self.bad(Trouble.ALTERED, f"a checkpoint {text}", part, offset=offset)
+        if found.behind_seal is not None:
+            self.bad(Trouble.ALTERED, "something stands behind the seal", part, offset=found.behind_seal)
+        last = following is None
+        if found.tail_kind == "damaged" and found.whole < end:
+            self.bad(Trouble.ALTERED, f"{found.tail} bytes are not as they were written", part, offset=found.whole)
+        elif found.tail and last and found.sealed:
+            self.bad(Trouble.ALTERED, "something stands behind the seal", part, offset=found.whole)
+        elif found.sealed and not last:
+            self.bad(Trouble.ALTERED, "a segment follows the one that was sealed", part)
+        elif found.tail and last:
+            why = "within a frame" if found.tail_kind == "torn" else "in zeros"
+            self.report.notes.append(f"{part.file.name}: ends {why}, {found.tail} bytes (as a crash leaves it)")
+
+    def repeated(self, part: Part, found: Scan) -> None:
+        """Hold the events that the next segment repeats against each other."""
+        follower = next(
+            (other for other in self.log.parts if other.file.number > part.file.number and other.scan), None
+        )
+        if follower is None or follower.scan is None or follower.data_key is None:
+            return
+        first = follower.scan.header.first_seq
+        again = scan(Task(follower.file.path, follower.size, follower.data_key, cut=first)).repeated
+        if again[: len(found.repeated)] != found.repeated:
+            self.bad(Trouble.ALTERED, "are others in the next segment", part, first=first, last=found.end - 1)
+
+    def mark(self, part: Part, mark: Mark) -> None:
+        """Hold one checkpoint against the tree, and its note against the keys."""
+        report = self.report
+        report.checkpoints += 1
+        root = self.root_at(mark.size, mark.part) if mark.part is not None else None
+        if root is not None and root != mark.root:
+            text = f"the checkpoint of {mark.size} events has another root than the events"
+            self.bad(Trouble.ALTERED, text, part, offset=mark.offset, first=report.covered, last=max(0, mark.size - 1))
+            return
+        if not mark.note:
+            return
+        try:
+            head, key = open_note(mark.note, self.court.trusted(self.log.log_id, mark))
+        except NoteError as error:
+            text = f"the checkpoint of {mark.size} events {error}"
+            self.bad(Trouble.ALTERED, text, part, offset=mark.offset, first=report.covered, last=max(0, mark.size - 1))
+            return
+        if head != Checkpoint(ORIGIN + self.log.log_id, mark.size, mark.root):
+            self.bad(
+                Trouble.ALTERED,
+                f"the note of the checkpoint of {mark.size} events is another's",
+                part,
+                offset=mark.offset,
+            )
+            return
+        report.signed += 1
+        if str(key) not in report.keys:
+            report.keys.append(str(key))
+        if root is None:
+            report.notes.append(f"{part.file.name}: a checkpoint of {mark.size} events could not be held against them")
+        elif mark.size >= report.covered:
+            report.covered, report.root, self.signed_time = mark.size, root.hex(), mark.time
+
+    def state(self) -> State:
+        """Return how the log ends."""
+        if self.sealed:
+            return State.SEALED
+        if any(_locked(part.file.path) for part in self.log.parts):
+            return State.OPEN
+        return State.RECOVERED if any(who.startswith(NEXT_START) for _, _, who in self.log.claims) else State.UNSEALED
+
+    def claims(self) -> None:
+        """Hold the log against what others say of it: heads with their roots, and a copy's last event."""
+        report, end = self.report, self.report.end
+        for size, root, who in sorted(self.log.claims):
+            if size > end:
+                text = f"missing: {who} has {size} events, the log ends at {end} (cut off, or an old state put back)"
+                self.bad(Trouble.INCOMPLETE, text, first=end, last=size - 1)
+            elif size in self.log.roots and self.log.roots[size] != root:
+                self.bad(Trouble.ALTERED, f"are not those of {who}: other roots", first=0, last=max(0, size - 1))
+            elif size and size not in self.log.roots and self.court.content:
+                report.notes.append(f"{who} has {size} events: their root could not be computed")
+        copied = self.court.copies_end(self.log.log_id)
+        if copied > end:
+            text = "missing: the copy has them (cut off, or an old state put back)"
+            self.bad(Trouble.INCOMPLETE, text, first=end, last=copied - 1)
+
+    def ending(self) -> None:
+        """Whether signatures reach as far as they must."""
+        report = self.report
+        if not self.court.content or self.last is None or self.last.scan is None:
+            return
+        following = [
+            size
+            for size, root, who in self.log.claims
+            if who.startswith(NEXT_START) and self.log.roots.get(size) == root
+        ]
+        covered = max([report.covered, *following])
+        uncovered = report.end - covered
+        if not uncovered:
+            report.covered = covered
+            return
+        late = _seconds_between(self.signed_time or report.first_time, report.last_time)
+        if report.state is State.SEALED or uncovered > UNSIGNED_EVENTS or late > UNSIGNED_SECONDS:
+            self.bad(Trouble.INCOMPLETE, "no good signature covers them", first=covered, last=report.end - 1)
+        elif uncovered:
+            report.notes.append(f"the last {uncovered} events are behind the last checkpoint")
+
+
+def _locked(path: Path) -> bool:
+    """Whether a process holds the lock that a log's writer has on its segment."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def _seconds_between(earlier: str, later: str) -> float:
+    try:
+        return (datetime.fromisoformat(later) - datetime.fromisoformat(earlier)).total_seconds()
+    except (ValueError, TypeError):
+        return 0.0

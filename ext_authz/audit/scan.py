@@ -1,0 +1,276 @@
+"""One segment read from end to end: what stands in it, hashed so that the log's tree can be put together elsewhere.
+
+Law: a scan says what is there and judges nothing; it needs no other segment, so segments can be scanned side by side.
+Non-goal: verdicts (verify.py).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from ext_authz.audit.event import CHECKPOINT
+from ext_authz.audit.merkle import HASH_BYTES, Range, leaf_hash
+from ext_authz.audit.segment import HEADER_BYTES, Damage, Header, Kind, Record, Segment, read_header
+
+CHUNK_BYTES: Final = 4 * 1024 * 1024
+_MAX_PENDING: Final = 1_000_000
+_DECISION: Final = b'"schema":"ext_authz.decision/1"'
+_MAX_NOTABLE: Final = 10_000
+_MAX_DIFFERENT: Final = 100
+_SECTOR: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to scan: the first `size` bytes of the file at `path`, with its data key.
+
+    `cut` is where the next segment goes on (it may repeat events of this one); `sizes` are tree sizes whose roots
+    somebody asks for; `copies` are hashes that a sink's copy has of some events, by their number.
+    """
+
+    path: Path
+    size: int
+    data_key: bytes
+    cut: int | None = None
+    sizes: tuple[int, ...] = ()
+    copies: dict[int, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A checkpoint or seal in a segment. `part` covers the segment's events before `size`, where it can."""
+
+    offset: int
+    seq: int
+    sealed: bool
+    size: int
+    root: bytes
+    nodes: tuple[bytes, ...]
+    note: str
+    key: str
+    time: str
+    cause: str
+    part: Range | None
+
+
+@dataclass(slots=True)
+class Scan:
+    """What a segment holds. Offsets are bytes in the file, `end` is the number behind the last event.
+
+    Behind the last whole frame (`whole`) are `tail` bytes: the beginning of one (`torn`), ones that ran into zeros as a
+    power failure leaves them (`zeros`), or anything else (`damaged`). `cut_at` is where the events end that the next
+    segment does not repeat; `repeated` are the leaves' hashes behind it.
+    """
+
+    header: Header
+    end: int
+    events: int = 0
+    whole: int = HEADER_BYTES
+    tail: int = 0
+    tail_kind: str = ""
+    cut_at: int | None = None
+    tree: Range | None = None
+    repeated: bytes = b""
+    parts: dict[int, Range] = field(default_factory=dict)
+    marks: list[Mark] = field(default_factory=list)
+    damage: list[Damage] = field(default_factory=list)
+    missing: list[tuple[int, int, int]] = field(default_factory=list)
+    doubled: list[tuple[int, int]] = field(default_factory=list)
+    bad_marks: list[tuple[int, str]] = field(default_factory=list)
+    behind_seal: int | None = None
+    notable: list[dict[str, Any]] = field(default_factory=list)
+    different: list[int] = field(default_factory=list)
+    met: int = 0
+    first_time: str = ""
+    last_time: str = ""
+
+    @property
+    def sealed(self) -> bool:
+        """Whether the segment ends with a seal."""
+        return bool(self.marks) and self.marks[-1].sealed
+
+
+def scan(task: Task) -> Scan:
+    """Read one segment. Raises AlteredError, UnsupportedError, OSError."""
+    with task.path.open("rb") as file:
+        header, mac = read_header(file.read(HEADER_BYTES))
+    return _Scanner(Segment(header, mac, task.data_key), task).run()
+
+
+def records(segment: Segment, path: Path, size: int) -> Iterator[Record | Damage]:
+    """Yield what stands in the first `size` bytes of the file; a torn end is left. Raises OSError."""
+    at = HEADER_BYTES
+    with path.open("rb") as file:
+        while at < size:
+            file.seek(at)
+            found = at
+            for each in segment.read(file.read(min(CHUNK_BYTES, size - at)), at):
+                if isinstance(each, Damage):
+                    # Where a frame opens again is found only with the rest in sight.
+                    break
+                found = each.end
+                yield each
+            else:
+                if found == at:
+                    return
+                at = found
+                continue
+            file.seek(found)
+            yield from segment.read(file.read(size - found), found)
+            return
+
+
+class _Scanner:
+    """The fold over one segment's records."""
+
+    def __init__(self, segment: Segment, task: Task) -> None:
+        first = segment.header.first_seq
+        self.segment = segment
+        self.task = task
+        self.made = Scan(segment.header, end=first)
+        self.tree = Range(first)
+        self.new: list[bytes] = []
+        self.whole = True
+        cuts = {size for size in (*task.sizes, task.cut) if size is not None and size >= first}
+        self.cuts = sorted(cuts, reverse=True)
+        self.last = b""
+
+    def run(self) -> Scan:
+        made, new, copies, cut = self.made, self.new, self.task.copies, self.task.cut
+        expected, first = made.end, b""
+        if expected == cut:
+            made.cut_at = HEADER_BYTES
+        for record in records(self.segment, self.task.path, self.task.size):
+            if isinstance(record, Damage):
+                made.damage.append(record)
+                continue
+            if made.behind_seal is None and made.sealed:
+                made.behind_seal = made.whole
+            made.whole = record.end
+            if record.kind is not Kind.EVENT:
+                made.end = expected
+                self.mark(record)
+                continue
+            payload = record.payload
+            if record.seq != expected:
+                if record.seq < expected:
+                    made.doubled.append((record.seq, record.end))
+                    continue
+                made.missing.append((expected, record.seq - 1, record.end))
+                self.fold(expected)
+                self.whole = False
+                expected = record.seq
+            new.append(leaf_hash(payload))
+            expected += 1
+            if expected == cut:
+                made.cut_at = record.end
+            if _DECISION not in payload:
+                self.note(payload)
+            if copies:
+                self.compare(record.seq, new[-1])
+            first = first or payload
+            self.last = payload
+            if len(new) >= _MAX_PENDING:
+                self.fold(expected)
+        made.end = expected
+        made.events = expected - made.header.first_seq - sum(b - a + 1 for a, b, _ in made.missing)
+        self.fold(expected)
+        self.finish(first)
+        return made
+
+    def finish(self, first: bytes) -> None:
+        made = self.made
+        cut = self.task.cut
+        if self.whole:
+            made.tree = made.parts.pop(cut) if cut is not None and cut in made.parts else self.tree
+        made.tail = max(0, self.task.size - made.whole)
+        trailing = [each for each in made.damage if each.start >= made.whole]
+        made.damage = made.damage[: len(made.damage) - len(trailing)]
+        if made.tail:
+            made.tail_kind = "torn" if not trailing else "zeros" if self.ran_into_zeros() else "damaged"
+        made.first_time, made.last_time = _time(first), _time(self.last)
+
+    def ran_into_zeros(self) -> bool:
+        """Whether the tail is zero from the start of some sector on: data that never reached the disk."""
+        with self.task.path.open("rb") as file:
+            file.seek(self.made.whole)
+            tail = file.read(self.made.tail)
+        zeros_from = self.made.whole + len(tail.rstrip(b"\0"))
+        return max(self.made.whole, -(-zeros_from // _SECTOR) * _SECTOR) < self.made.whole + len(tail) or not any(tail)
+
+    def fold(self, upto: int) -> None:
+        """Bring the tree to `upto` leaves, keeping it as it was at every size that is asked for."""
+        while self.cuts and self.cuts[-1] <= upto:
+            size = self.cuts.pop()
+            if size < self.tree.end:
+                continue
+            self.take(size)
+            if self.whole:
+                self.made.parts[size] = self.tree.copy()
+        self.take(upto)
+
+    def take(self, upto: int) -> None:
+        count = upto - self.tree.end
+        if not self.whole:
+            del self.new[:]
+            return
+        if self.task.cut is not None and upto > self.task.cut:
+            skip = max(0, self.task.cut - self.tree.end)
+            self.made.repeated += b"".join(self.new[skip:count])
+        self.tree.extend(self.new[:count])
+        del self.new[:count]
+
+    def mark(self, record: Record) -> None:
+        made = self.made
+        try:
+            event = orjson.loads(record.payload)
+            size, sealed = event["size"], record.kind is Kind.SEAL
+            if event["schema"] != CHECKPOINT or type(size) is not int or size < 0:
+                raise ValueError("not a checkpoint")  # noqa: TRY301  all that is wrong with it has one consequence
+            root = bytes.fromhex(event["root"])
+            nodes = tuple(bytes.fromhex(each) for each in event["nodes"])
+            texts = [event.get(name, "") for name in ("note", "key", "time", "cause")]
+            if len(root) != HASH_BYTES or not all(isinstance(text, str) for text in texts):
+                raise ValueError("not a checkpoint")  # noqa: TRY301
+        except (ValueError, KeyError, TypeError):
+            made.bad_marks.append((record.end, "is no checkpoint"))
+            return
+        part = None
+        if self.whole and made.header.first_seq <= size <= made.end:
+            if size < self.tree.end:
+                part = made.parts.get(size)
+                if part is None:
+                    made.bad_marks.append((record.end, f"says {size} events after one that said more"))
+            else:
+                self.fold(size)
+                part = self.tree.copy()
+        elif size > made.end:
+            made.bad_marks.append((record.end, f"says {size} events where there are {made.end}"))
+        note, key, time, cause = texts
+        made.marks.append(Mark(record.end, record.seq, sealed, size, root, nodes, note, key, time, cause, part))
+
+    def note(self, payload: bytes) -> None:
+        try:
+            event = orjson.loads(payload)
+        except ValueError:
+            return
+        if isinstance(event, dict) and len(self.made.notable) < _MAX_NOTABLE:
+            self.made.notable.append(event)
+
+    def compare(self, seq: int, leaf: bytes) -> None:
+        copy = self.task.copies.get(seq)
+        if copy is not None:
+            self.made.met += 1
+            if copy != leaf and len(self.made.different) < _MAX_DIFFERENT:
+                self.made.different.append(seq)
+
+
+def _time(payload: bytes) -> str:
+    try:
+        time = orjson.loads(payload).get("time", "") if payload else ""
+    except (ValueError, AttributeError):
+        return ""
+    return time if isinstance(time, str) else ""

@@ -1,0 +1,297 @@
+"""Whether a trail is whole: every log's segments against each other, its signatures, the next start, and anchors.
+
+Law: nothing found in a file is believed before it opened under its data key, and nothing counts as signed that a
+trusted key did not sign; whatever cannot be shown is a problem, never silence. Non-goal: reading frames (scan.py).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, Final
+
+import orjson
+
+from ext_authz.audit.anchors import Anchors
+from ext_authz.audit.boot import STARTED, started_ns
+from ext_authz.audit.checkpoint import NoteError, VerifierKey
+from ext_authz.audit.event import LIFECYCLE
+from ext_authz.audit.judge import NEXT_START, Judge, Log, Part
+from ext_authz.audit.report import LogReport, Problem, Report, Trouble
+from ext_authz.audit.scan import Mark, Scan, Task, records, scan
+from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
+from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, read_header
+from ext_authz.audit.trail import Segment as SegmentFile
+from ext_authz.audit.trail import segments
+from ext_authz.envelope.errors import AlteredError, EnvelopeError, KeyUnavailableError, UnsupportedError
+
+REMOVED: Final = "segment_removed"
+SHREDDED: Final = "segment_shredded"
+PARALLEL_BYTES: Final = 48 * 1024 * 1024
+_HEAD_EVENTS: Final = 8
+
+
+class Verifier:
+    """Verifies the trails in some folders. `keys` are the trusted ones; None trusts those that the trail itself names.
+
+    `moved(bytes)` is told of progress. Used once.
+    """
+
+    def __init__(
+        self,
+        folders: Sequence[Path],
+        open_key: OpenKey | None,
+        keys: Sequence[VerifierKey] | None,
+        *,
+        anchors: Anchors | None = None,
+        decrypt: bool = True,
+        processes: int = 1,
+        moved: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self.report = Report(content=decrypt)
+        self._folders = folders
+        self._opener = Opener(open_key)
+        self._keys = list(keys) if keys is not None else None
+        self._anchors = anchors or Anchors()
+        self._decrypt = decrypt
+        self._processes = processes
+        self.moved = moved
+        self._events: list[dict[str, Any]] = []
+        self._missing: dict[str, str] = {}
+        self._endorsed: dict[str, list[VerifierKey]] = {}
+
+    def run(self) -> Report:
+        """Read everything and return what was found. Raises OSError where a folder cannot be read."""
+        logs = [log for folder in self._folders for log in self._logs(folder)]
+        self.report.logs = [log.report for log in logs]
+        for log in logs:
+            self._open(log)
+        if self._decrypt:
+            self._meet_anchors(logs)
+            for log in logs:
+                self._read_start(log)
+            self._chain(logs)
+            self._scan(logs)
+        for log in sorted(logs, key=lambda log: log.started_ns, reverse=True):
+            Judge(self, log).run()
+            self._endorse(log)
+        if self._decrypt:
+            self._judge_removals(logs)
+        return self.report
+
+    def bytes(self) -> int:
+        """Return how many bytes there are to read."""
+        return sum(each.path.stat().st_size for folder in self._folders for each in segments(folder))
+
+    def problem(self, trouble: Trouble, log: str, text: str, **where: Any) -> None:  # noqa: ANN401  as Problem has them
+        """Put a problem on record."""
+        self.report.problems.append(Problem(trouble, log, text, **where))
+
+    @property
+    def content(self) -> bool:
+        """Whether segments are decrypted."""
+        return self._decrypt
+
+    def trusted(self, log_id: str, mark: Mark) -> Sequence[VerifierKey]:
+        """Return the keys that may have signed a checkpoint. Raises NoteError.
+
+        The key of a log's predecessor counts too where that log, signed by a trusted key, has it on record.
+        """
+        return (
+            [*self._keys, *self._endorsed.get(log_id, ())] if self._keys is not None else [VerifierKey.parse(mark.key)]
+        )
+
+    def _endorse(self, log: Log) -> None:
+        """Trust the key that a whole log names for the one before it."""
+        before = log.previous or {}
+        blamed = any(problem.log == log.log_id for problem in self.report.problems)
+        if log.report.covered and not blamed and isinstance(before.get("key"), str):
+            with suppress(NoteError):
+                self._endorsed.setdefault(str(before.get("log_id")), []).append(VerifierKey.parse(before["key"]))
+
+    def _logs(self, folder: Path) -> Iterator[Log]:
+        found: dict[str, list[SegmentFile]] = {}
+        for each in segments(folder):
+            found.setdefault(each.log_id, []).append(each)
+        for log_id, files in found.items():
+            parts = [Part(file, _size(file.path)) for file in sorted(files, key=lambda file: file.number)]
+            report = LogReport(log_id, segments=len(parts), bytes=sum(part.size for part in parts))
+            yield Log(log_id, started_ns(parts[0].file.path), parts, report)
+
+    def _open(self, log: Log) -> None:
+        """Read the headers, and open them where the key is at hand."""
+        for part in log.parts:
+            file = part.file
+            try:
+                with file.path.open("rb") as stream:
+                    raw = stream.read(HEADER_BYTES)
+                if len(raw) < HEADER_BYTES and part is log.parts[-1]:
+                    continue  # killed while it was being made: nothing can have been in it
+                header, _ = read_header(raw)
+                if (header.log_id, header.number) != (file.log_id, file.number):
+                    raise AlteredError("holds another segment than its name says")  # noqa: TRY301
+                part.header = header
+                if self._decrypt:
+                    part.data_key = self._opener.data_key(file.path, header)
+            except ShreddedError:
+                part.shredded = True
+                log.report.shredded.append(file.name)
+            except AlteredError as error:
+                self.problem(Trouble.ALTERED, log.log_id, str(error), segment=file.name)
+            except (KeyUnavailableError, UnsupportedError, EnvelopeError, OSError) as error:
+                self.problem(Trouble.UNREADABLE, log.log_id, _text(error), segment=file.name)
+
+    def _read_start(self, log: Log) -> None:
+        """Read what the log says of the one before it: it is among its first events."""
+        part = log.parts[0]
+        if part.header is None or part.data_key is None or part.file.number:
+            return
+        try:
+            segment = self._opener.segment(part.file.path)
+            if segment is None:
+                return
+            for count, each in enumerate(records(segment, part.file.path, min(part.size, 1024 * 1024))):
+                if isinstance(each, Damage) or count >= _HEAD_EVENTS:
+                    return
+                event = orjson.loads(each.payload) if each.kind is Kind.EVENT else {}
+                if event.get("schema") == LIFECYCLE and event.get("event") == STARTED:
+                    previous = event["details"].get("previous")
+                    log.previous = previous if isinstance(previous, dict) else None
+                    return
+        except (EnvelopeError, OSError, ValueError, KeyError, TypeError, AttributeError):
+            return  # whatever is wrong there, the scan says it
+
+    def _chain(self, logs: list[Log]) -> None:
+        """Hold every log against what the next start of the same process found of it."""
+        known = {log.log_id: log for log in logs}
+        for log in logs:
+            before = log.previous or {}
+            log_id, size, root = before.get("log_id"), before.get("size"), before.get("root")
+            if isinstance(log_id, str) and log_id not in known:
+                self._missing[log_id] = (
+                    f"the log is missing, and no event says that it was removed; `{log.log_id}` names it"
+                )
+            elif isinstance(log_id, str) and type(size) is int and isinstance(root, str):
+                known[log_id].claims.append((size, bytes.fromhex(root), f"{NEXT_START}, `{log.log_id}`"))
+
+    def _meet_anchors(self, logs: list[Log]) -> None:
+        known = {log.log_id: log for log in logs}
+        for log_id, heads in self._anchors.heads.items():
+            if log_id in known:
+                known[log_id].claims += [(head.size, head.root, "a checkpoint that was kept") for head in heads]
+            else:
+                size = max(head.size for head in heads)
+                self.problem(
+                    Trouble.INCOMPLETE,
+                    log_id,
+                    f"the log is missing; a checkpoint that was kept has {size} events of it",
+                )
+        for log_id, copies in self._anchors.copies.items():
+            if log_id not in known:
+                self.problem(Trouble.INCOMPLETE, log_id, f"the log is missing; the copy has {len(copies)} events of it")
+            doubled = copies.doubled()
+            if doubled is not None:
+                text = "stands in the copy twice, with different content"
+                self.problem(Trouble.ALTERED, log_id, text, first=doubled)
+        for text in self._anchors.unsigned:
+            self.problem(Trouble.ALTERED, text.partition(": ")[0], f"in the copy: {text.partition(': ')[2]}")
+        if self._anchors.skipped:
+            self.report.notes.append(f"{self._anchors.skipped} lines of the copy are no events of the trail")
+
+    def _scan(self, logs: list[Log]) -> None:
+        work = [(log, part, task) for log in logs for part, task in self._tasks(log)]
+        total = sum(task.size for _, _, task in work)
+        processes = min(self._processes, len(work))
+        if processes > 1 and total >= PARALLEL_BYTES:
+            with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+                futures = [pool.submit(_try_scan, task) for _, _, task in work]
+                for (log, part, task), future in zip(work, futures, strict=True):
+                    self._scanned(log, part, task, future.result())
+        else:
+            for log, part, task in work:
+                self._scanned(log, part, task, _try_scan(task))
+
+    def _tasks(self, log: Log) -> Iterator[tuple[Part, Task]]:
+        copies = self._anchors.copies.get(log.log_id)
+        for index, part in enumerate(log.parts):
+            if part.header is None or part.data_key is None:
+                continue
+            first = part.header.first_seq
+            following = [other.header.first_seq for other in log.parts[index + 1 :] if other.header is not None]
+            end = following[0] if following else None
+            sizes = {size for size, _, _ in log.claims if size >= first and (end is None or size <= end)}
+            here = copies.between(first, 2**63 if end is None else end) if copies else {}
+            yield part, Task(part.file.path, part.size, part.data_key, end, tuple(sorted(sizes)), here)
+
+    def _scanned(self, log: Log, part: Part, task: Task, found: Scan | str) -> None:
+        self.moved(task.size)
+        if isinstance(found, str):
+            self.problem(Trouble.ALTERED, log.log_id, found, segment=part.file.name)
+            return
+        part.scan = found
+        self._events += found.notable
+        for seq in found.different:
+            self.problem(Trouble.ALTERED, log.log_id, "is another than in the copy", segment=part.file.name, first=seq)
+        lacking = sorted(seq for seq in task.copies if seq < found.end and _lacks(found, seq))
+        if lacking:
+            text = "is in the copy and not in the trail"
+            self.problem(
+                Trouble.INCOMPLETE, log.log_id, text, segment=part.file.name, first=lacking[0], last=lacking[-1]
+            )
+
+    def copies_end(self, log_id: str) -> int:
+        """Return the number behind the last event that the copy has of a log; 0 where it has none."""
+        copies = self._anchors.copies.get(log_id)
+        return copies.last() + 1 if copies else 0
+
+    def _judge_removals(self, logs: list[Log]) -> None:
+        """Say which segments are gone without an event that says so."""
+        removed: dict[str, int] = {}
+        shredded: set[tuple[str, int]] = set()
+        for event in self._events:
+            details = event.get("details")
+            if event.get("schema") != LIFECYCLE or not isinstance(details, dict):
+                continue
+            log_id, number = details.get("log_id"), details.get("segment")
+            if not isinstance(log_id, str) or type(number) is not int:
+                continue
+            if event.get("event") == REMOVED:
+                removed[log_id] = max(removed.get(log_id, -1), number)
+            elif event.get("event") == SHREDDED:
+                shredded.add((log_id, number))
+        for log_id, text in self._missing.items():
+            if log_id not in removed:
+                self.problem(Trouble.INCOMPLETE, log_id, text)
+        for log in logs:
+            first = log.parts[0].file.number
+            log.report.removed = first
+            if first > removed.get(log.log_id, -1) + 1:
+                text = f"the segments before {first} are missing, and no event says that they were removed"
+                self.problem(Trouble.INCOMPLETE, log.log_id, text)
+            for part in log.parts:
+                if part.shredded and (log.log_id, part.file.number) not in shredded:
+                    text = "its key was deleted (shredded), and no event says so: it can never be read again"
+                    self.problem(Trouble.UNREADABLE, log.log_id, text, segment=part.file.name)
+
+
+def _try_scan(task: Task) -> Scan | str:
+    try:
+        return scan(task)
+    except (EnvelopeError, OSError) as error:
+        return _text(error)
+
+
+def _lacks(found: Scan, seq: int) -> bool:
+    return any(first <= seq <= last for first, last, _ in found.missing)
+
+
+def _text(error: Exception) -> str:
+    return (error.strerror or "cannot be read").lower() if isinstance(error, OSError) else str(error)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

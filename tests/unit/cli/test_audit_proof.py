@@ -1,0 +1,133 @@
+"""audit verify, prove, verify-proof, public-key: exit status and words."""
+
+import json
+
+import pytest
+from altered import add, files, flip
+from command_line import ran
+from projects import project
+
+from ext_authz.audit.boot import record_start
+from ext_authz.audit.settings import AuditSettings
+from ext_authz.audit.spool import Spool
+from ext_authz.audit.trail_keys import TrailKeys
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = project(tmp_path)
+    (tmp_path / "run").mkdir(mode=0o700)
+    keys = TrailKeys(AuditSettings(), tmp_path, tmp_path / "run", {})
+    keys.prepare()
+    spool = Spool.create(tmp_path / "run" / "audit", "worker-0", keys=keys.open(), signer=keys.signer())
+    record_start(spool, "worker-0", keys.open)
+    add(spool, 20)
+    spool.close()
+    return path
+
+
+@pytest.fixture
+def trail(config):
+    return config.parent / "run" / "audit"
+
+
+def test_a_whole_trail_is_whole(config, trail, capfd):
+    done = ran(capfd, "audit", "verify", "-c", config)
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "whole: 1 logs, 21 events"
+    assert "21 events signed by ext-authz/audit+" in done.out
+
+
+def test_the_report_is_json_too(config, capfd):
+    plain = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)
+    assert (plain["status"], plain["events"], plain["problems"]) == (0, 21, [])
+    assert plain["logs"][0]["state"] == "sealed"
+
+
+def test_an_altered_trail_is_said_to_be_and_where(config, trail, capfd):
+    flip(files(trail)[0], 1500)
+    done = ran(capfd, "audit", "verify", "-c", config)
+    assert done.status == 1
+    assert f"altered: {files(trail)[0].name}: at byte " in done.out
+    assert "ALTERED: 1 logs" in done.out
+
+
+def test_a_segment_whose_key_is_gone_cannot_be_decrypted(config, trail, capfd):
+    files(trail)[0].with_suffix(".key").unlink()
+    done = ran(capfd, "audit", "verify", "-c", config)
+    assert done.status == 3
+    assert f"unreadable: {files(trail)[0].name}: its key was deleted" in done.out
+
+
+def test_a_missing_tail_shows_against_a_kept_checkpoint(config, trail, capfd, tmp_path):
+    proof = tmp_path / "last.tlog-proof"
+    log = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)["logs"][0]["log"]
+    assert ran(capfd, "audit", "prove", f"{log}:20", "-o", proof, "-c", config).status == 0
+    kept = tmp_path / "kept"
+    kept.write_text(proof.read_text().partition("\n\n")[2])
+    path = files(trail)[0]
+    path.write_bytes(path.read_bytes()[:2500])
+    assert ran(capfd, "audit", "verify", "-c", config).status == 0
+    done = ran(capfd, "audit", "verify", "--against", kept, "-c", config)
+    assert done.status == 4
+    assert "INCOMPLETE" in done.out
+    assert "a checkpoint that was kept has 21 events" in done.out
+
+
+def test_a_sinks_copy_that_differs_is_altered(config, trail, capfd, tmp_path):
+    copy = tmp_path / "copy.jsonl"
+    copy.write_text(ran(capfd, "audit", "cat", "--json", "-c", config).out)
+    assert ran(capfd, "audit", "verify", "--against", copy, "-c", config).status == 0
+    copy.write_text(copy.read_text().replace('"seq":7,', '"seq":7,"x":1,'))
+    done = ran(capfd, "audit", "verify", "--against", copy, "-c", config)
+    assert done.status == 1
+    assert "event 7 is another than in the copy" in done.out
+
+
+def test_far_from_the_server_the_keys_are_named(config, trail, capfd, tmp_path, monkeypatch):
+    public = tmp_path / "audit.pub"
+    public.write_text(ran(capfd, "audit", "public-key", "-c", config).out)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert ran(capfd, "audit", "verify", trail).status == 3
+    key = f"file:{tmp_path}/audit.key"
+    trusting = ran(capfd, "audit", "verify", trail, "--key", key)
+    assert trusting.status == 0
+    assert "name one you trust" in trusting.err
+    assert ran(capfd, "audit", "verify", trail, "--key", key, "--public-key", public).err == ""
+    framed = ran(capfd, "audit", "verify", trail, "--no-decrypt")
+    assert framed.status == 0
+    assert "no signature checked" in framed.out
+
+
+def test_an_event_is_proven_with_the_public_key_alone(config, trail, capfd, tmp_path, monkeypatch):
+    public, proof = tmp_path / "audit.pub", tmp_path / "e.tlog-proof"
+    public.write_text(ran(capfd, "audit", "public-key", "-c", config).out)
+    log = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)["logs"][0]["log"]
+    assert ran(capfd, "audit", "prove", f"{log}:5", "-o", proof, "-c", config).status == 0
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    done = ran(capfd, "audit", "verify-proof", proof, "--public-key", public)
+    assert done.status == 0
+    assert json.loads(done.out)["event_id"] == f"{log}:5"
+    assert "proven: this is event 5 of the log" in done.err
+    proof.write_text(proof.read_text().replace("index 5", "index 6"))
+    assert ran(capfd, "audit", "verify-proof", proof, "--public-key", public).status == 1
+    assert ran(capfd, "audit", "verify-proof", proof).status == 2
+
+
+@pytest.mark.parametrize("arguments", [
+    ["verify", "nowhere"], ["verify", "--public-key", "nowhere"], ["verify", "--against", "nowhere"],
+    ["verify-proof", "nowhere", "--public-key", "nowhere"], ["verify", "--public-key", "ext-authz.yaml"],
+])  # fmt: skip
+def test_what_cannot_be_read_is_named(config, capfd, monkeypatch, arguments):
+    monkeypatch.chdir(config.parent)
+    done = ran(capfd, "audit", *arguments)
+    assert done.status == 2
+    assert "nowhere" in done.err or "not a verifier key" in done.err
+
+
+def test_an_event_that_is_not_there_does_not_hold(config, capfd):
+    done = ran(capfd, "audit", "prove", "0" * 32, "-c", config)
+    assert done.status == 1
+    assert "no event here has the id" in done.err
