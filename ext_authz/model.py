@@ -183,6 +183,15 @@ class RequestFacts:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What only the issuer of a token can say: whether it is active. `key` (hex) names the question."""
+
+    issuer: str
+    key: str
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Refusal:
     """A phase's "no". `detail` is for the audit trail and `explain`, never for the caller."""
 
@@ -192,6 +201,8 @@ class Refusal:
     claimed_subject: str = ""
     # (issuer, key id) of a key that is not known here and may be in the issuer's newest key set.
     sought: tuple[str, str] | None = None
+    # What the issuer of a token is to be asked before anything can be said.
+    asks: Question | None = None
     # What the caller is told to prove itself with, in place of what its reason usually says (RFC 9110 11.6.1).
     challenge: str = ""
 

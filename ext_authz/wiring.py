@@ -18,6 +18,7 @@ from ext_authz.audit.trail_keys import TrailKeys
 from ext_authz.authn import Chain
 from ext_authz.authn.api_key import ApiKeyAuthenticator
 from ext_authz.authn.api_key_file import read_keys
+from ext_authz.authn.asked import Answers, AskedTokens
 from ext_authz.authn.assertion import AssertionSigner, conflicts
 from ext_authz.authn.jwks import KeySet, KeySetError, from_jwks, from_secret
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
@@ -53,14 +54,16 @@ _Made = TypeVar("_Made")
 _UNUSABLE: Final = (KeySetError, SigningKeyError, TrustError, ValueError)
 
 
-def build(inputs: Inputs, fetched: Fetched = NOTHING_FETCHED, once: Once | None = None) -> Snapshot:
+def build(
+    inputs: Inputs, fetched: Fetched = NOTHING_FETCHED, once: Once | None = None, answers: Answers | None = None
+) -> Snapshot:
     """Build the snapshot of inputs that loaded without a mistake, with the keys fetched so far.
 
-    `once` remembers one-time values beyond this snapshot.
+    `once` remembers one-time values beyond this snapshot, `answers` what issuers said of tokens.
 
     Raises DocumentError with everything that is wrong beyond reading.
     """
-    builder = _Builder(inputs, once=once)
+    builder = _Builder(inputs, once=once, answers=answers)
     snapshot = builder.snapshot()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
@@ -147,10 +150,13 @@ def open_spool(inputs: Inputs, name: str, keys: TrailKeys) -> Spool:
 class _Builder:
     """Opens one resource after the other; what cannot be opened is a mistake and stands as nothing."""
 
-    def __init__(self, inputs: Inputs, *, whole: bool = True, once: Once | None = None) -> None:
+    def __init__(
+        self, inputs: Inputs, *, whole: bool = True, once: Once | None = None, answers: Answers | None = None
+    ) -> None:
         # Not whole: what is wrong between the parts was reported with the configuration.
         self.whole = whole
         self.once = once
+        self.answers = answers
         self.inputs = inputs
         self.settings = inputs.settings
         self.mistakes: list[Diagnostic] = []
@@ -196,6 +202,7 @@ class _Builder:
             identity.unsafe_anonymous,
             address_of=partial(client_address, trusted_proxies=self._proxy_networks()),
             once=self.once,
+            asked=self._asked(),
         )
 
     def _proxy_networks(self) -> tuple[Network, ...]:
@@ -222,19 +229,29 @@ class _Builder:
         issuers = list(self._issuers())
         own = self.own_tokens()
         if own is not None:
-            if any(own.settings.issuer == each.settings.issuer for each in issuers):
-                self._mistake(("tokens", "issuer"), f"`{own.settings.issuer}` is an issuer of `identity.jwt` too")
+            others = {each.settings.issuer for each in issuers} | {each.issuer for each in self.settings.identity.asked}
+            if own.settings.issuer in others:
+                self._mistake(("tokens", "issuer"), f"`{own.settings.issuer}` is an issuer of `identity` too")
                 return None
             issuers.append(own)
         if not issuers:
             return None
         mtls = self.settings.identity.mtls
         try:
-            return JwtAuthenticator(issuers, mtls.trust_domains if mtls is not None else ())
+            return JwtAuthenticator(
+                issuers,
+                mtls.trust_domains if mtls is not None else (),
+                [each.subject_prefix for each in self.settings.identity.asked],
+            )
         except ValueError as error:
             if self.whole:
                 self._mistake(("identity", "jwt"), str(error))
             return None
+
+    def _asked(self) -> AskedTokens | None:
+        identity = self.settings.identity
+        others = [each.subject_prefix for each in identity.jwt]
+        return AskedTokens(identity.asked, others, self.answers) if identity.asked else None
 
     def _issuers(self) -> Iterator[JwtIssuer]:
         for index, settings in enumerate(self.settings.identity.jwt):

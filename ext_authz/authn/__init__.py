@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Final, Literal
 
 from ext_authz.authn.api_key import PREFIX, ApiKeyAuthenticator
+from ext_authz.authn.asked import AskedTokens
 from ext_authz.authn.cache import Verdicts
 from ext_authz.authn.certificate import Certificate
 from ext_authz.authn.dpop import CHALLENGE, HEADER, SCHEME, Proofs
@@ -53,10 +54,12 @@ class Chain:
         *,
         address_of: Callable[[RequestFacts], Address | None] = lambda _: None,
         once: Once | None = None,
+        asked: AskedTokens | None = None,
     ) -> None:
         """`address_of` returns the caller's address, None where it cannot be known; a key may be bound to networks.
 
-        `once` remembers proofs that were seen (by default for as long as this chain lives).
+        `once` remembers proofs that were seen (by default for as long as this chain lives); `asked` judges tokens that
+        only their issuers can.
         """
         self.mtls = mtls
         self.jwt = jwt
@@ -64,9 +67,14 @@ class Chain:
         self.bindings = bindings
         self.anonymous = anonymous
         self._address_of = address_of
+        self.asked = asked
         issuers = () if jwt is None else jwt.issuers.values()
+        others = () if asked is None else asked.issuers.values()
         # Which issuers' tokens stand in which place; None is `authorization: Bearer`.
-        self._places = {name.settings.issuer: name.settings.token_from for name in issuers}
+        self._places = {
+            **{name.settings.issuer: name.settings.token_from for name in issuers},
+            **dict.fromkeys(each.issuer for each in others),
+        }
         self._own_places = tuple({place: None for place in self._places.values() if place is not None})
         self._reads_bearer = None in self._places.values()
         self.cookies = frozenset(place.cookie for place in self._own_places if place.cookie is not None)
@@ -76,7 +84,9 @@ class Chain:
         if self._reads_bearer:
             self.bearer_headers |= {AUTHORIZATION}
         self._once: Once = once or MemoryOnce()
-        self._proofs = Proofs(self._once) if any(name.settings.dpop != "off" for name in issuers) else None
+        self._proofs: Proofs | None = None
+        if any(each.dpop != "off" for each in (*(name.settings for name in issuers), *others)):
+            self._proofs = Proofs(self._once)
         if self._proofs is not None:
             self.bearer_headers |= {HEADER}
         self.credential_headers = self.bearer_headers
@@ -92,7 +102,14 @@ class Chain:
     def with_tokens(self, jwt: JwtAuthenticator) -> "Chain":
         """Return this chain with other keys for the same issuers; identities stay remembered by verified token."""
         made = Chain(
-            self.mtls, jwt, self.api_keys, self.bindings, self.anonymous, address_of=self._address_of, once=self._once
+            self.mtls,
+            jwt,
+            self.api_keys,
+            self.bindings,
+            self.anonymous,
+            address_of=self._address_of,
+            once=self._once,
+            asked=self.asked,
         )
         made._memory, made._proofs = self._memory, self._proofs
         return made
@@ -146,7 +163,7 @@ class Chain:
 
     def authenticate_token(self, token: str, state: State, now_ns: int) -> Identity | Refusal:
         """Verify a bare JWT as a caller's is, but without a connection (`approve --as`)."""
-        if self.jwt is None:
+        if self.jwt is None and self.asked is None:
             return Refusal(Reason.INVALID_TOKEN, "no issuer of tokens is configured")
         identity = self._principal(("jwt", token, None, False), _NO_CERTIFICATE, now_ns)
         if isinstance(identity, Refusal):
@@ -218,8 +235,7 @@ class Chain:
         kind, text = found[0], found[1]
         caller = presented.caller
         if kind == "jwt":
-            assert self.jwt is not None  # noqa: S101  _find returns configured kinds only
-            verified = self.jwt.authenticate(text, caller.fingerprint if caller is not None else "", now_ns)
+            verified = self._token(text, caller.fingerprint if caller is not None else "", now_ns)
             if isinstance(verified, Refusal):
                 return verified
             known = self._memory.get((verified, presented))
@@ -230,6 +246,15 @@ class Chain:
             return identity
         known = self._memory.get((identity.key_id, presented))
         return known if known is not None else self._complete(identity.key_id, identity, presented)
+
+    def _token(self, text: str, fingerprint: str, now_ns: int) -> VerifiedToken | Refusal:
+        if self.asked is not None:
+            issuer = self.asked.issuer_of(text)
+            if issuer is not None:
+                return self.asked.authenticate(text, issuer, fingerprint, now_ns)
+        if self.jwt is None:
+            return Refusal(Reason.INVALID_TOKEN, "the token is of no configured issuer")
+        return self.jwt.authenticate(text, fingerprint, now_ns)
 
     def _by_connection(self, presented: Presented) -> Identity | Refusal:
         caller = presented.caller

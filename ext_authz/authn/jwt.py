@@ -11,16 +11,16 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ext_authz.authn import claims as read
-from ext_authz.authn import spiffe
 from ext_authz.authn.binding import UNBOUND, Binding, binding
 from ext_authz.authn.cache import Verdicts
+from ext_authz.authn.claimed_identity import IdentityReader, audience
 from ext_authz.authn.claims import ClaimError
 from ext_authz.authn.jwks import KeySet
 from ext_authz.authn.jws import MAX_TOKEN_BYTES, Compact, JwsError, parse_compact, strict_json
-from ext_authz.authn.jwt_settings import JwtSettings, MfaSettings
-from ext_authz.authn.names import bare_problem, claimed
+from ext_authz.authn.jwt_settings import JwtSettings
+from ext_authz.authn.names import claimed
 from ext_authz.authn.remote import Fetched
-from ext_authz.model import Auth, Identity, Reason, Refusal
+from ext_authz.model import Identity, Reason, Refusal
 
 ASSERTION_TYPE: Final = "authz-assertion+jwt"
 OWN_TYPE: Final = "at+jwt"
@@ -73,11 +73,32 @@ class VerifiedToken:
     size: int
 
 
+def unheld(verified: VerifiedToken, fingerprint: str, now_ns: int) -> Refusal | None:
+    """Refuse a token outside its dates, or without the certificate that it is bound to; None where neither is so."""
+    if not verified.from_ns <= now_ns < verified.until_ns:
+        who = claimed(verified.identity.name)
+        if now_ns >= verified.until_ns:
+            return Refusal(Reason.EXPIRED_TOKEN, "the token has expired", who)
+        return Refusal(Reason.INVALID_TOKEN, verified.early, who)
+    bound = verified.bound
+    if bound is not UNBOUND and (bound.why or (bound.certificate is not None and fingerprint != bound.certificate)):
+        another = "the token is bound to another certificate"
+        absent = "the certificate that the token is bound to was not presented"
+        return Refusal(
+            Reason.TOKEN_NOT_BOUND, bound.why or (another if fingerprint else absent), claimed(verified.identity.name)
+        )
+    return None
+
+
 class JwtAuthenticator:
     """Verifies tokens of the configured issuers; immutable but for its memory of verified tokens."""
 
-    def __init__(self, issuers: Iterable[JwtIssuer], trust_domains: Iterable[str] = ()) -> None:
+    def __init__(
+        self, issuers: Iterable[JwtIssuer], trust_domains: Iterable[str] = (), others: Iterable[str] = ()
+    ) -> None:
         """Compile the issuers; `trust_domains` are whose SPIFFE IDs a `jwt_svid` issuer may name.
+
+        `others` are the subject prefixes of issuers that are no part of this.
 
         Raises ValueError when two entries have the same issuer or `subject_prefix`.
         """
@@ -89,8 +110,9 @@ class JwtAuthenticator:
             raise ValueError("two issuers share a name or a `subject_prefix`")
         if sum(entry.settings.jwt_svid for entry in entries) > 1:
             raise ValueError("only one issuer may have `jwt_svid`: a SPIFFE ID has no prefix that tells two apart")
-        self._prefixes = prefixes
+        self._others = frozenset(others)
         self._trust_domains = frozenset(trust_domains)
+        self._reader = IdentityReader(prefixes | self._others, self._trust_domains)
         self._until = {name: each.until_ns for name, each in self._issuers.items() if each.until_ns is not None}
         self._memory: Verdicts[bytes, VerifiedToken] = Verdicts(_REMEMBERED, _REMEMBERED_BYTES)
 
@@ -116,7 +138,7 @@ class JwtAuthenticator:
 
     def _with(self, changed: Iterable[JwtIssuer]) -> "JwtAuthenticator":
         swapped = {**self._issuers, **{each.settings.issuer: each for each in changed}}
-        made = JwtAuthenticator(swapped.values(), self._trust_domains)
+        made = JwtAuthenticator(swapped.values(), self._trust_domains, self._others)
         if all(each.keys.digest == self._issuers[name].keys.digest for name, each in swapped.items()):
             made._memory = self._memory
         return made
@@ -136,18 +158,8 @@ class JwtAuthenticator:
         if self._until and now_ns >= self._until.get(verified.identity.issuer, now_ns + 1):
             who = claimed(verified.identity.name)
             return Refusal(Reason.INVALID_TOKEN, "the keys of its issuer are older than `max_stale`", who)
-        if not verified.from_ns <= now_ns < verified.until_ns:
-            who = claimed(verified.identity.name)
-            if now_ns >= verified.until_ns:
-                return Refusal(Reason.EXPIRED_TOKEN, "the token has expired", who)
-            return Refusal(Reason.INVALID_TOKEN, verified.early, who)
-        bound = verified.bound
-        if bound is not UNBOUND and (bound.why or (bound.certificate is not None and fingerprint != bound.certificate)):
-            another = "the token is bound to another certificate"
-            absent = "the certificate that the token is bound to was not presented"
-            detail = bound.why or (another if fingerprint else absent)
-            return Refusal(Reason.TOKEN_NOT_BOUND, detail, claimed(verified.identity.name))
-        return verified
+        problem = unheld(verified, fingerprint, now_ns)
+        return verified if problem is None else problem
 
     def _verify(self, token: str) -> VerifiedToken | Refusal:
         subject = ""
@@ -192,7 +204,7 @@ class JwtAuthenticator:
 
     def _read(self, payload: dict[str, Any], issuer: JwtIssuer, size: int) -> VerifiedToken:
         settings = issuer.settings
-        _audience(payload, settings.audiences)
+        audience(payload, settings.audiences)
         issued, expires, not_before = (read.date(payload, name) for name in ("iat", "exp", "nbf"))
         if issued is None or expires is None:
             raise ClaimError("`iat` is missing" if issued is None else "`exp` is missing")
@@ -206,59 +218,11 @@ class JwtAuthenticator:
             (expires - settings.max_lifetime, "`exp` is further ahead than `max_lifetime`"),
         )
         bound = binding(payload, settings.binding, settings.dpop)
-        identifier, name = self._subject(payload, issuer)
-        paths = settings.claims
-        identity = Identity(
-            id=identifier,
-            name=name,
-            auth=Auth.JWT,
-            issuer=settings.issuer,
-            roles=read.texts(payload, paths.roles) if paths.roles else frozenset(),
-            groups=self._groups(payload, issuer),
-            org=read.text(payload, paths.org) if paths.org else "",
-            scopes=read.texts(payload, paths.scopes, split=True) if paths.scopes else frozenset(),
-            claims=payload,
-            mfa=_mfa(payload, settings.mfa),
-            issued_at=issued,
-            expires_at=expires,
-            token_id=read.text(payload, "jti") if "jti" in payload else "",
-            proven_key=bound.key or "",
+        identity = self._reader.identity(
+            payload, settings, issued_at=issued, expires_at=expires, proven_key=bound.key or "", own=issuer.own
         )
         from_ns, until_ns = (begins - settings.leeway) * NS, (expires + settings.leeway) * NS
         return VerifiedToken(identity, from_ns, until_ns, early, bound, size)
-
-    def _subject(self, payload: Mapping[str, Any], issuer: JwtIssuer) -> tuple[str, str]:
-        settings = issuer.settings
-        subject = payload.get("sub")
-        if not isinstance(subject, str):
-            raise ClaimError("`sub` is missing" if subject is None else "`sub` is not text")
-        if settings.jwt_svid and subject.startswith(spiffe.SCHEME):
-            wrong = spiffe.problem(subject, self._trust_domains)
-            if wrong:
-                raise ClaimError(f"`sub` {wrong}")
-            return subject, subject
-        wrong = bare_problem(subject)
-        if wrong:
-            raise ClaimError(f"`sub` {wrong}")
-        name = self._prefixed(subject, issuer, "sub")
-        return f"sub:{name}", name
-
-    def _groups(self, payload: Mapping[str, Any], issuer: JwtIssuer) -> frozenset[str]:
-        path = issuer.settings.claims.groups
-        groups = read.texts(payload, path) if path else frozenset()
-        return frozenset(self._prefixed(group, issuer, "groups") for group in groups)
-
-    def _prefixed(self, name: str, issuer: JwtIssuer, what: str) -> str:
-        """Put the issuer's prefix before a name; one that would read as another issuer's is refused."""
-        prefix = issuer.settings.subject_prefix
-        full = prefix + name
-        if issuer.own:
-            return full
-        if prefix and what == "sub" and bare_problem(full):
-            raise ClaimError(f"`{what}` with its prefix {bare_problem(full)}")
-        if any(len(other) > len(prefix) and full.startswith(other) for other in self._prefixes):
-            raise ClaimError(f"`{what}` reads as another issuer's")
-        return full
 
 
 class _UnknownKeyError(JwsError):
@@ -271,21 +235,3 @@ class _UnknownKeyError(JwsError):
 
 def _is_secret(issuer: JwtIssuer) -> bool:
     return issuer.settings.hmac_secret_file is not None
-
-
-def _audience(payload: Mapping[str, Any], accepted: tuple[str, ...]) -> None:
-    named = payload.get("aud")
-    if named is None:
-        raise ClaimError("`aud` is missing")
-    if isinstance(named, str):
-        named = [named]
-    if not isinstance(named, list) or not all(isinstance(item, str) for item in named):
-        raise ClaimError("`aud` is neither text nor a list of texts")
-    if not set(named) & set(accepted):
-        raise ClaimError("`aud` names another audience")
-
-
-def _mfa(payload: Mapping[str, Any], settings: MfaSettings) -> bool:
-    methods = read.texts(payload, "amr") if "amr" in payload else frozenset()
-    context = payload.get("acr")
-    return not methods.isdisjoint(settings.amr) or (isinstance(context, str) and context in settings.acr)

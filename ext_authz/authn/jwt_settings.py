@@ -62,6 +62,7 @@ def _lifetime(seconds: int) -> int:
 
 
 Algorithm = Annotated[str, BeforeValidator(_algorithm)]
+Prefix = Annotated[str, BeforeValidator(_prefix)]
 Leeway = Annotated[Seconds, AfterValidator(_leeway)]
 """How far clocks may differ, in seconds."""
 
@@ -116,7 +117,7 @@ class JwtSettings(Settings):
     """A token that lives longer, or will expire later than this from now, is refused."""
     claims: ClaimPaths = ClaimPaths()
     """Where a token says what."""
-    subject_prefix: Annotated[str, BeforeValidator(_prefix)] = ""
+    subject_prefix: Prefix = ""
     """Put before `sub` and groups; with two issuers each needs a different one."""
     binding: Literal["off", "if_present", "required"] = "if_present"
     """Whether a token must be bound to the client certificate (RFC 8705 `cnf.x5t#S256`)."""

@@ -9,7 +9,9 @@ from itertools import combinations
 from typing import Final
 
 from ext_authz.audit.sinks.opening import sink_problem
-from ext_authz.authn import together
+from ext_authz.authn import asked, together
+from ext_authz.authn.asked_settings import AskedSettings
+from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.config.schema import UNIX, WORKER, Settings, is_local
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, mark_at
 from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
@@ -112,9 +114,17 @@ def _headers_can_be_set(settings: Settings, node: Node) -> Broken:
 
 
 def _issuers_are_told_apart(settings: Settings, node: Node) -> Broken:
-    issuers = list(enumerate(settings.identity.jwt))
-    for (_, first), (index, second) in combinations(issuers, 2):
-        path: Path = ("identity", "jwt", index)
+    identity = settings.identity
+    issuers: list[tuple[Path, JwtSettings | AskedSettings]] = [
+        *((("identity", "jwt", index), each) for index, each in enumerate(identity.jwt)),
+        *((("identity", "introspection", index), each) for index, each in enumerate(identity.introspection)),
+    ]
+    if identity.token_review is not None:
+        issuers.append((("identity", "token_review"), identity.token_review))
+    places = [path for path, each in issuers if isinstance(each, AskedSettings)]
+    for index, key, message in asked.mistakes(identity.asked):
+        yield mark_at(node, (*places[index], key)), message
+    for (_, first), (path, second) in combinations(issuers, 2):
         if first.issuer == second.issuer:
             yield mark_at(node, (*path, "issuer")), f"issuer `{second.issuer}` is listed twice"
         elif first.subject_prefix == second.subject_prefix:
@@ -160,7 +170,13 @@ def advice(settings: Settings, node: MappingNode) -> list[Diagnostic]:
 
 def _advice(settings: Settings, node: MappingNode) -> Iterator[tuple[Mark | None, str, str]]:
     identity = settings.identity
-    if identity.mtls is None and not identity.jwt and identity.api_keys is None and not identity.unsafe_anonymous:
+    if (
+        identity.mtls is None
+        and not identity.jwt
+        and not identity.asked
+        and identity.api_keys is None
+        and not identity.unsafe_anonymous
+    ):
         yield (
             mark_at(node, ("identity",)) if node.get("identity") else None,
             "no way to prove identity is configured: every request but those of public routes is refused",

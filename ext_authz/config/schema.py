@@ -15,6 +15,7 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, mod
 
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.authn.api_key import ApiKeysSettings
+from ext_authz.authn.asked_settings import IntrospectionSettings, TokenReviewSettings
 from ext_authz.authn.assertion import AssertionSettings
 from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.authn.mtls import MtlsSettings
@@ -244,12 +245,26 @@ class IdentitySettings(Section):
     """Client certificates of the connection that Envoy terminated."""
     jwt: tuple[JwtSettings, ...] = ()
     """Issuers of bearer tokens."""
+    introspection: tuple[IntrospectionSettings, ...] = ()
+    """Issuers that are asked what a token is (RFC 7662)."""
+    token_review: TokenReviewSettings | None = None
+    """A Kubernetes cluster that is asked what a service account's token is (TokenReview)."""
     api_keys: ApiKeysSettings | None = None
     """API keys of a hashed key file."""
     unsafe_anonymous: Flag = False
     """Let callers without any credential in, as an anonymous subject without roles."""
     role_bindings: tuple[RoleBindingSettings, ...] = ()
     """Roles held by typed names, besides those that credentials grant."""
+
+    @property
+    def asked(self) -> tuple[IntrospectionSettings | TokenReviewSettings, ...]:
+        """Every issuer that is asked."""
+        return self.introspection if self.token_review is None else (*self.introspection, self.token_review)
+
+    @property
+    def reads_proofs(self) -> bool:
+        """Whether any issuer's tokens may come as `DPoP`."""
+        return any(each.dpop != "off" for each in (*self.jwt, *self.asked))
 
 
 class Settings(Section):

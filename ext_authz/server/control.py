@@ -25,6 +25,7 @@ from ext_authz.config import Inputs
 from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
+from ext_authz.server.asking_issuers import IssuerAsker
 from ext_authz.server.bundles import BundleKeeper, Came
 from ext_authz.server.exposition import render
 from ext_authz.server.keys import KeyKeeper
@@ -38,6 +39,8 @@ from ext_authz.server.metrics import (
     KEY_FETCHES,
     KEYS_AGE,
     KEYS_USABLE,
+    LEFT_ALONE,
+    QUESTIONS,
     RELOADS,
     SINK_HELD,
     SINK_LAG,
@@ -96,6 +99,11 @@ class Control:
         self._bundle_problem = ""
         self._bundle_good_at = time.time()
         self._expiry_told = ""
+        self._asker = IssuerAsker(
+            settings.identity.asked,
+            lambda key, answer: self._link.post(Kind.ANSWER, answer.to_bytes(key)),
+            count=lambda issuer, result: self._registry.count(QUESTIONS, issuer, result),
+        )
         self._token_file = settings.admin.token_file
         self._admin = AdminServer(
             settings.admin.listen,
@@ -134,6 +142,7 @@ class Control:
                 self._done.wait(LOOK_SECONDS)
         self._keys.stop()
         self._bundles.stop()
+        self._asker.stop()
         self._record_changes()
         self._record("stop")
         self._committer.stop()
@@ -151,6 +160,8 @@ class Control:
                 self._reload.set()
             elif kind is Kind.WANTED:
                 self._keys.want(*orjson.loads(payload))
+            elif kind is Kind.QUESTION:
+                self._asker.question(*orjson.loads(payload))
             elif kind is Kind.ADOPTED:
                 worker, _, revision = payload.decode().partition(" ")
                 self._adopted = {**self._adopted, worker: revision}
@@ -160,6 +171,7 @@ class Control:
         self._link.send(Kind.SNAPSHOT, inputs.to_bytes())
         self._jwks = wiring.published_keys(inputs)
         self._keys.aim(inputs.settings.identity.jwt)
+        self._asker.aim(inputs.settings.identity.asked)
 
     def _reload_now(self, *, asked: bool) -> None:
         result = self._reloader.reload()
@@ -302,7 +314,7 @@ class Control:
 
     def _ledger(self, now: float) -> Snapshot:
         counters: list[list[object]] = []
-        gauges: list[list[object]] = []
+        gauges: list[list[object]] = [[LEFT_ALONE, name, int(is_so)] for name, is_so in self._asker.tripped().items()]
         for sink, counts in self._exporter.ledger().items():
             outcomes = ("emitted", "delivered", "pending", "dropped", "retries", "refused")
             counters += [[AUDIT_EVENTS, outcome, sink, counts[outcome]] for outcome in outcomes]

@@ -1,7 +1,7 @@
-"""One HTTPS GET of a document, with a limit on everything.
+"""One HTTPS request for a document, with a limit on everything.
 
 Law: done or failed by a deadline, however slowly bytes drip in; never more than `max_bytes`; never another host than
-the one that was asked. Non-goal: what the document says (keys.py, bundles.py).
+the one that was asked. Non-goal: what the document says (keys.py, bundles.py, issuer_kinds.py).
 """
 
 import http.client
@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
 from urllib.parse import SplitResult, urljoin, urlsplit
@@ -47,13 +47,18 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What is asked for, besides where. `headers` are lower case and checked; `plaintext` lets `http` go anywhere."""
+    """What is asked for, besides where. `headers` are lower case and checked; `plaintext` lets `http` go anywhere.
+
+    With a `body` it is posted, and then no redirect is followed. `accepted` are the statuses of a good answer.
+    """
 
     accept: str = "application/json"
     max_bytes: int = MAX_BYTES
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
     etag: str = ""
     plaintext: bool = False
+    body: bytes | None = field(default=None, repr=False)
+    accepted: Container[int] = frozenset({_OK})
 
 
 JSON: Final = Ask()
@@ -77,6 +82,8 @@ def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None 
             raise FetchError(f"{type(error).__name__}: {error}"[:200]) from None
         if isinstance(answer, Document):
             return answer
+        if ask.body is not None:
+            raise FetchError("redirects, and credentials go nowhere else")
         following = urljoin(url, answer)
         if _origin(urlsplit(following)) != _origin(parts):
             raise FetchError("redirects to another host")
@@ -99,19 +106,23 @@ def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None, as
         if parts.scheme == "https":
             connection.secure(context or ssl.create_default_context(), host)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        method = "GET" if ask.body is None else "POST"
         connection.send(
-            f"GET {target} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: {ask.accept}\r\n"
+            f"{method} {target} HTTP/1.1\r\nhost: {parts.netloc}\r\naccept: {ask.accept}\r\n"
             + "".join(f"{name}: {value}\r\n" for name, value in ask.headers.items())
             + (f"if-none-match: {ask.etag}\r\n" if ask.etag else "")
-            + "accept-encoding: identity\r\nuser-agent: ext-authz\r\nconnection: close\r\n\r\n"
+            + "accept-encoding: identity\r\nuser-agent: ext-authz\r\nconnection: close\r\n"
+            + ("" if ask.body is None else f"content-length: {len(ask.body)}\r\n")
+            + "\r\n",
+            ask.body or b"",
         )
-        response = http.client.HTTPResponse(cast("socket.socket", connection), method="GET")  # it calls makefile only
+        response = http.client.HTTPResponse(cast("socket.socket", connection), method=method)  # it calls makefile only
         response.begin()
         if response.status in _REDIRECTS:
             return response.getheader("location") or ""
         if response.status == _NOT_MODIFIED and ask.etag:
             return Document(b"", None, ask.etag, unchanged=True)
-        if response.status != _OK:
+        if response.status not in ask.accepted:
             raise FetchError(f"answers with status {response.status}")
         if response.getheader("content-encoding", "identity").lower() != "identity":
             raise FetchError("answers with a content encoding that was not asked for")
@@ -168,9 +179,9 @@ class _Connection:
         self._socket.settimeout(_left(self._deadline))
         self._socket = context.wrap_socket(self._socket, server_hostname=host)
 
-    def send(self, text: str) -> None:
+    def send(self, head: str, body: bytes) -> None:
         self._socket.settimeout(_left(self._deadline))
-        self._socket.sendall(text.encode("ascii"))
+        self._socket.sendall(head.encode("ascii") + body)
 
     def makefile(self, _mode: str) -> io.BufferedReader:
         """Return the reading end, as http.client asks for it."""

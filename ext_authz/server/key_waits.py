@@ -1,23 +1,15 @@
 """Checks of tokens whose key is not known yet, parked for as long as one look at the issuer's keys may take.
 
-Law: every parked check is run again exactly once, by its deadline; only a look that was really asked for is waited
-for, so made-up key ids cost a few short waits and then nothing. Non-goal: fetching (keys.py, in the control process).
+Law: only a look that was really asked for is waited for, so made-up key ids cost a few short waits and then nothing.
+Non-goal: fetching (keys.py, in the control process).
 """
 
-import contextlib
-import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Final
 
 from ext_authz.server.asking import Asking
-
-SECONDS: Final = 0.2
-"""Less than the 250 ms after which the generated Envoy configurations give up."""
-MAX_PARKED: Final = 64
-
-Again = Callable[[], None]
+from ext_authz.server.parking import MAX_PARKED, SECONDS, Again, Parking
 
 
 @dataclass(slots=True)
@@ -26,46 +18,32 @@ class _Issuer:
     sought: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Parked:
-    issuer: str
-    kid: str
-    due: float
-    again: Again
-
-
 class KeyWaits:
     """`ask` tells the control process (issuer, kid) and must not wait."""
 
     def __init__(self, ask: Callable[[str, str], None], *, seconds: float = SECONDS, limit: int = MAX_PARKED) -> None:
-        self._ask, self._seconds, self._limit = ask, seconds, limit
-        self._condition = threading.Condition()
+        self._ask, self._seconds = ask, seconds
+        self._parking = Parking("key-waits", seconds, limit)
         self._issuers: dict[str, _Issuer] = {}
-        self._parked: list[_Parked] = []
-        self._stopping = False
-        self._thread = threading.Thread(target=self._expire, name="key-waits", daemon=True)
 
     @property
     def waiting(self) -> int:
         """How many checks are parked."""
-        return len(self._parked)
+        return self._parking.waiting
 
     def start(self) -> None:
         """Begin to watch deadlines."""
-        self._thread.start()
+        self._parking.start()
 
     def stop(self) -> None:
         """Run everything parked again, now."""
-        with self._condition:
-            self._stopping = True
-            self._condition.notify()
-        self._run(lambda _: True)
+        self._parking.stop()
 
     def worth(self, issuer: str, kid: str) -> bool:
         """Whether to park a check for this key; asks for it where nobody did yet. `issuer` is a configured one."""
         now = time.monotonic()
-        with self._condition:
-            if self._stopping or len(self._parked) >= self._limit:
+        with self._parking.condition:
+            if self._parking.full:
                 return False
             known = self._issuers.setdefault(issuer, _Issuer())
             asked = known.sought.get(kid)
@@ -80,9 +58,7 @@ class KeyWaits:
 
     def park(self, issuer: str, kid: str, again: Again) -> None:
         """Call `again` once the key may be known, or at the deadline; on another thread."""
-        with self._condition:
-            self._parked.append(_Parked(issuer, kid, time.monotonic() + self._seconds, again))
-            self._condition.notify()
+        self._parking.park(issuer, kid, again)
 
     def arrived(
         self, known: Mapping[str, Collection[str]], absent: Mapping[str, Collection[str]], changed: Collection[str]
@@ -93,7 +69,7 @@ class KeyWaits:
         """
         now = time.monotonic()
         settled = {issuer: {*known.get(issuer, ()), *absent.get(issuer, ())} for issuer in {*known, *absent}}
-        with self._condition:
+        with self._parking.condition:
             for issuer, kids in settled.items():
                 here = self._issuers.get(issuer)
                 if here is None:
@@ -103,22 +79,6 @@ class KeyWaits:
                 here.sought = {kid: at for kid, at in here.sought.items() if kid not in kids}
                 for kid in absent.get(issuer, ()):
                     here.asking.missed(kid, now)
-        self._run(lambda each: each.kid in settled.get(each.issuer, ()) or (not each.kid and each.issuer in changed))
-
-    def _run(self, ready: Callable[[_Parked], bool]) -> None:
-        with self._condition:
-            due = [each for each in self._parked if ready(each)]
-            self._parked = [each for each in self._parked if each not in due]
-        for each in due:
-            with contextlib.suppress(Exception):  # one caller's broken connection is not the others' affair
-                each.again()
-
-    def _expire(self) -> None:
-        while True:
-            with self._condition:
-                if self._stopping:
-                    return
-                first = min((each.due for each in self._parked), default=None)
-                if first is None or first > time.monotonic():
-                    self._condition.wait(None if first is None else max(0.001, first - time.monotonic()))
-            self._run(lambda each: each.due <= time.monotonic())
+        self._parking.run(
+            lambda each: each.name in settled.get(each.issuer, ()) or (not each.name and each.issuer in changed)
+        )

@@ -21,6 +21,8 @@ class Kind(bytes, Enum):
     ADOPTED = b"a"  # the revision now in force: worker → supervisor → control
     KEYS = b"K"  # fetched keys (authn.remote.Fetched): control → supervisor → workers, and to who is started again
     WANTED = b"w"  # a JSON list of issuer and key id to look for: worker → supervisor → control
+    QUESTION = b"q"  # a JSON list of issuer, key and token to ask the issuer about: worker → supervisor → control
+    ANSWER = b"A"  # what the issuer said (authn.asked.Answer): control → supervisor → workers
     FAILED = b"f"  # why the child cannot go on: → supervisor
 
 

@@ -60,6 +60,8 @@ BUNDLE_FETCHES: Final = "ext_authz_bundle_fetches_total"
 BUNDLE_REVISION: Final = "ext_authz_bundle_revision"
 BUNDLE_EXPIRES: Final = "ext_authz_bundle_expires_seconds"
 BUNDLE_CHECKED: Final = "ext_authz_bundle_age_seconds"
+QUESTIONS: Final = "ext_authz_token_questions_total"
+LEFT_ALONE: Final = "ext_authz_token_issuer_left_alone"
 
 FAMILIES: Final[dict[str, Family]] = {
     CHECKS: Family("counter", "Checks answered.", ("decision", "reason")),
@@ -82,6 +84,8 @@ FAMILIES: Final[dict[str, Family]] = {
     KEYS_USABLE: Family(
         "gauge", "Whether an issuer's tokens can be verified: keys are here, not too old.", ("issuer",)
     ),
+    QUESTIONS: Family("counter", "Questions to issuers what a token is, by what became of them.", ("issuer", "result")),
+    LEFT_ALONE: Family("gauge", "Whether an issuer failed so often that it is not asked for a while.", ("issuer",)),
     KEY_FETCHES: Family("counter", "Attempts to fetch an issuer's keys.", ("issuer", "result")),
     BUNDLE_FETCHES: Family("counter", "Looks at the server of the bundle, by what came of them.", ("result",)),
     BUNDLE_REVISION: Family("gauge", "Revision of the bundle in force.", ("bundle",)),

@@ -18,6 +18,7 @@ from ext_authz.check import Snapshot, check
 from ext_authz.model import Decision, Outcome, Reason, Refusal
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.metrics import AUDIT_EVENTS, WorkerMetrics
+from ext_authz.server.token_waits import TokenWaits
 from ext_authz.state import State
 
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
@@ -30,14 +31,14 @@ after which the generated Envoy configurations give up, so that what the caller 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An answer that must not leave before its event is on durable storage, or a check that waits for a key.
+    """An answer that must not leave before its event is on durable storage, or a check that waits for a key or answer.
 
     The transport hands it back to `Service.commit` and sends what that gives.
     """
 
     ready: bytes
     outcome: Outcome
-    # Set: nothing is decided yet; the check is to be run again once a key may be known.
+    # Set: nothing is decided yet; the check is to be run again once more may be known.
     again: bytes | None = None
 
 
@@ -64,6 +65,7 @@ class Service:
         committer: Committer,
         metrics: WorkerMetrics,
         key_waits: KeyWaits | None = None,
+        token_waits: TokenWaits | None = None,
         report_errors: bool = False,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
@@ -73,13 +75,15 @@ class Service:
         self._committer = committer
         self._metrics = metrics
         self._key_waits = key_waits
+        self._token_waits = token_waits
         self._report_errors = report_errors
         self._clock_ns = clock_ns
 
     @property
     def waiting(self) -> int:
-        """How many answers wait for the disk or for a key."""
-        return self._committer.waiting + (self._key_waits.waiting if self._key_waits is not None else 0)
+        """How many answers wait for the disk, for a key or for an issuer's word."""
+        waits = (self._key_waits, self._token_waits)
+        return self._committer.waiting + sum(each.waiting for each in waits if each is not None)
 
     def check(self, data: bytes) -> bytes | Wait:
         """Answer one serialized CheckRequest with a serialized CheckResponse. Never raises."""
@@ -162,7 +166,7 @@ class Service:
     def undurable(self, wait: Wait) -> bytes:
         """Answer `audit_unavailable` in place of an allow that could not be made durable; that too is recorded.
 
-        A check that waits for a key is refused as it stands.
+        A check that waits for something else is refused as it stands.
         """
         denied = wait.outcome
         if wait.again is None:
@@ -170,8 +174,9 @@ class Service:
         return self._closed(lambda: self._denied(denied))
 
     def _worth_waiting(self, refusal: Refusal) -> bool:
-        waits = self._key_waits
-        return refusal.sought is not None and waits is not None and waits.worth(*refusal.sought)
+        if refusal.sought is not None:
+            return self._key_waits is not None and self._key_waits.worth(*refusal.sought)
+        return refusal.asks is not None and self._token_waits is not None and self._token_waits.worth(refusal.asks)
 
     def _park(self, wait: Wait, data: bytes, send: Callable[[bytes], object]) -> None:
         def again() -> None:
@@ -182,10 +187,11 @@ class Service:
                 send(answer)
 
         refusal = wait.outcome.refusal
-        assert self._key_waits is not None  # noqa: S101  it said that waiting is worth it
-        assert refusal is not None  # noqa: S101
-        assert refusal.sought is not None  # noqa: S101
-        self._key_waits.park(*refusal.sought, again)
+        assert refusal is not None  # noqa: S101  it said that waiting is worth it
+        if refusal.sought is not None and self._key_waits is not None:
+            self._key_waits.park(*refusal.sought, again)
+        elif refusal.asks is not None and self._token_waits is not None:
+            self._token_waits.park(refusal.asks, again)
 
     def _outcome(self, data: bytes, snapshot: Snapshot | None, decision_id: str, now_ns: int) -> Outcome:
         if snapshot is None:

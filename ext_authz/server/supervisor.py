@@ -150,6 +150,13 @@ class Supervisor:
         elif kind is Kind.WANTED:
             if self._control.link is not None:
                 self._control.link.post(Kind.WANTED, payload)
+        elif kind is Kind.QUESTION:
+            if self._control.link is not None:
+                self._control.link.post(Kind.QUESTION, payload)
+        elif kind is Kind.ANSWER:
+            for worker in self._workers:
+                if worker.link is not None:
+                    worker.link.post(Kind.ANSWER, payload)
         elif kind is Kind.ADOPTED:
             child.revision = payload
             self._tell_revision(child)

@@ -15,16 +15,19 @@ import orjson
 
 from ext_authz import wiring
 from ext_authz.audit.spool import AuditUnavailable, Committer
+from ext_authz.authn.asked import Answer, Answers
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs, Settings
 from ext_authz.documents import DocumentError
 from ext_authz.envelope.errors import KeyUnavailableError
+from ext_authz.model import Question
 from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
+from ext_authz.server.token_waits import TokenWaits
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
 from ext_authz.state import StoreError
 from ext_authz.state.reader import StateReader
@@ -54,12 +57,15 @@ class Worker:
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._fetched = fetched
         self._key_waits = KeyWaits(self._want)
+        self._answers = Answers()
+        self._token_waits = TokenWaits(self._question)
         self._service = Service(
             read_state=lambda: self._state.state,
             spool=self._spool,
             committer=self._committer,
             metrics=self._metrics,
             key_waits=self._key_waits,
+            token_waits=self._token_waits,
             report_errors=settings.server.report_errors,
         )
         self._once: OnceTable | None = None
@@ -73,6 +79,7 @@ class Worker:
         """Serve until the supervisor says drain or is gone."""
         self._committer.start()
         self._key_waits.start()
+        self._token_waits.start()
         self._state.start()
         self._metrics_writer.start()
         if not self._state.ready:
@@ -90,6 +97,7 @@ class Worker:
         self._done.wait()
         self._transport.stop(self._settings.server.drain)
         self._key_waits.stop()
+        self._token_waits.stop()
         self._state.stop()
         self._committer.stop()
         self._spool.close()
@@ -110,15 +118,23 @@ class Worker:
                     self._adopt_keys(Fetched.from_bytes(payload))
                 except Exception as error:  # noqa: BLE001
                     log.line(self._name, f"keeps its keys: {type(error).__name__}: {error}")
+            elif kind is Kind.ANSWER:
+                try:
+                    key, answer = Answer.from_bytes(payload)
+                except Exception as error:  # noqa: BLE001
+                    log.line(self._name, f"cannot read an issuer's answer: {type(error).__name__}")
+                else:
+                    self._answers.put(key, answer)
+                    self._token_waits.arrived(key)
         self._done.set()
 
     def _adopt(self, inputs: Inputs) -> None:
-        if self._once is None and any(issuer.dpop != "off" for issuer in inputs.settings.identity.jwt):
+        if self._once is None and inputs.settings.identity.reads_proofs:
             self._once = OnceTable(self._settings.run_dir)
         usual = sys.getswitchinterval()
         sys.setswitchinterval(BUILDING_SWITCH_SECONDS)
         try:
-            snapshot = wiring.build(inputs, self._fetched, self._once)
+            snapshot = wiring.build(inputs, self._fetched, self._once, self._answers)
         finally:
             sys.setswitchinterval(usual)
         self._service.snapshot = snapshot
@@ -136,6 +152,9 @@ class Worker:
             fetched.absent,
             [issuer for issuer, keys in new.items() if keys.digest != old[issuer].digest],
         )
+
+    def _question(self, question: Question) -> None:
+        self._link.post(Kind.QUESTION, orjson.dumps([question.issuer, question.key, question.token]))
 
     def _want(self, issuer: str, kid: str) -> None:
         self._link.post(Kind.WANTED, orjson.dumps([issuer, kid]))

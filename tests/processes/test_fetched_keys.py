@@ -7,13 +7,12 @@ import socket
 import statistics
 import threading
 import time
-import urllib.error
-import urllib.request
 
 import grpc
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from key_server import KeyServer
+from metrics_page import get, metric
 from running_service import CONFIGURATION, POLICIES, SCORER, write_configuration
 from sidecar_process import Sidecar, wait_until
 from wire_requests import check_request, read_reply
@@ -54,23 +53,6 @@ def start(tmp_path, issuer):
     yield make
     for each in started:
         each.kill()
-
-
-def get(url):
-    try:
-        with urllib.request.urlopen(url, timeout=5) as reply:
-            return reply.status, reply.read().decode()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read().decode()
-    except OSError as error:
-        return 0, str(error)
-
-
-def metric(sidecar, name):
-    """Return the metric's value; None while it is not there."""
-    found = re.search(rf"^{re.escape(name)}[{{ ].*?([0-9.e+-]+)$", get(f"{sidecar.admin}/metrics")[1], re.MULTILINE)
-    return float(found[1]) if found else None
 
 
 class Caller:
