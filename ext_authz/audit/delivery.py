@@ -18,7 +18,7 @@ from typing import Final
 from ext_authz.audit.cursor import Cursor, Position
 from ext_authz.audit.dead_letters import DeadLetters, Letter
 from ext_authz.audit.sinks import Hold, Item, Refused, Retry, Sink, Split
-from ext_authz.audit.source import Chunk, Source
+from ext_authz.audit.source import Chunk, Source, Tally
 from ext_authz.audit.trail import Segment
 
 IDLE_SECONDS: Final = 0.1
@@ -186,6 +186,15 @@ class Delivery:
         finally:
             with contextlib.suppress(Exception):
                 self.sink.close()
+
+    def has(self, segment: Segment) -> bool:
+        """Whether the durable cursor stands behind all that is in the segment."""
+        with self._lock:
+            at = self._cursor.positions.get(segment.name)
+            if at is None or self._unsaved:
+                return False
+            offset = at.offset
+        return self._source.tally(segment, Tally(offset)).lines == 0
 
     def counts(self) -> tuple[dict[str, tuple[int, int]], Position]:
         """Return (delivered, dropped) by segment, and the sums of segments that were removed."""

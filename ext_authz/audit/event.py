@@ -17,6 +17,7 @@ import orjson
 
 from ext_authz.audit.bounds import MAX_BYTES, bounded, plain
 from ext_authz.audit.checkpoint import Signed
+from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.model import Access, Approval, Auth, Context, Identity, Outcome, Pieces, Refusal, RequestFacts
 from ext_authz.state.changes import Change
 from ext_authz.template import claim_at
@@ -36,9 +37,16 @@ _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
 def decision_event(
-    outcome: Outcome, *, log_id: str, seq: int, claims_read: frozenset[str], query_key: bytes = b""
+    outcome: Outcome,
+    *,
+    log_id: str,
+    seq: int,
+    claims_read: frozenset[str],
+    query_key: bytes = b"",
+    redaction: Redaction = NOTHING,
+    coalesced: int = 0,
 ) -> bytes:
-    """Return the event of one check as a line of JSON without newline.
+    """Return the event of one check as a line of JSON without newline; with `coalesced` it stands for that many.
 
     `claims_read` are the claim paths that loaded policies read; no other claim
     is recorded, and one that a token lacks is null. `query_key` (up to 64 bytes) keys the hash of the query
@@ -46,11 +54,14 @@ def decision_event(
     """
     now = timestamp(outcome.now_ns)
     context = _context(outcome, now, query_key)
-    if outcome.decision.pieces is not None:
+    if outcome.decision.pieces is not None and not redaction:
         line = _pieced(outcome, outcome.decision.pieces, f"{log_id}:{seq}", seq, now, context, claims_read)
         if line is not None:
             return line
-    return _line(_event(outcome, f"{log_id}:{seq}", seq, now, context, claims_read))
+    event = _event(outcome, f"{log_id}:{seq}", seq, now, context, claims_read)
+    if coalesced:
+        event["coalesced"] = coalesced
+    return _line(redaction.apply(event) if redaction else event)
 
 
 def _event(  # noqa: PLR0917  in the order of the line's beginning
@@ -167,6 +178,7 @@ def lifecycle_event(
     result: str = "ok",
     details: Mapping[str, Any] | None = None,
     diagnostics: Sequence[str] = (),
+    redaction: Redaction = NOTHING,
 ) -> bytes:
     """Return the event of a start, stop or reload. `result` is `ok` or `failed`; diagnostics are rendered mistakes."""
     event: dict[str, Any] = {
@@ -180,10 +192,12 @@ def lifecycle_event(
     }
     if diagnostics:
         event["diagnostics"] = list(diagnostics)
-    return _line(event)
+    return _line(redaction.apply(event) if redaction else event)
 
 
-def state_event(change: Change, *, store_id: str, log_id: str, seq: int, now_ns: int) -> bytes:
+def state_event(
+    change: Change, *, store_id: str, log_id: str, seq: int, now_ns: int, redaction: Redaction = NOTHING
+) -> bytes:
     """Return the event of one change of the shared state; (`store`, `change`) names it for ever."""
     record = change.record()
     made_ns = record.pop("at_ns")
@@ -198,7 +212,7 @@ def state_event(change: Change, *, store_id: str, log_id: str, seq: int, now_ns:
         "event": f"{change.kind}_{'withdrawn' if change.withdraw else 'recorded'}",
         "record": record,
     }
-    return _line(event)
+    return _line(redaction.apply(event) if redaction else event)
 
 
 def checkpoint_event(signed: Signed, *, cause: str, seq: int, now_ns: int) -> bytes:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ext_authz.audit.delivery import Delivery, Outlet
 from ext_authz.audit.source import SealedSource, Source, Tally
+from ext_authz.audit.trail import Segment
 
 
 class Exporter:
@@ -84,6 +85,10 @@ class Exporter:
                 "lag": 0.0 if since is None or not pending else max(0.0, now - since),
             }
         return ledger
+
+    def delivered(self, segment: Segment) -> bool:
+        """Whether every sink has all of the segment, by its durable cursor."""
+        return all(delivery.has(segment) for delivery in self._deliveries)
 
     def spool_bytes(self) -> int:
         """Return the size of the whole trail in bytes."""

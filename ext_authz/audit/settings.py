@@ -13,14 +13,16 @@ from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, fie
 
 from ext_authz.audit.sinks.settings import KINDS, LATER_KINDS, AnySink, FileSinkSettings, StdoutSinkSettings, one_of
 from ext_authz.envelope.keys import KeyReference, parse_reference
-from ext_authz.settings import Settings, Unavailable, mistake, parse_seconds, parse_size, shown
+from ext_authz.settings import Seconds, Settings, mistake, parse_seconds, parse_size, shown
 
 MIN_TRAIL_BYTES: Final = 2**20
 MIN_SEGMENT_BYTES: Final = 64 * 2**10
 MAX_SEGMENT_BYTES: Final = 2**30
 MIN_SEGMENT_SECONDS: Final = 10
 MAX_SEGMENT_SECONDS: Final = 7 * 86_400
-KEPT: Final = frozenset({"schema", "event_id", "seq", "time", "decision_id", "decision", "reason", "http_status"})
+KEPT: Final = frozenset(
+    {"schema", "event_id", "seq", "time", "decision_id", "decision", "reason", "http_status", "erased"}
+)
 """What redaction leaves in every event."""
 
 
@@ -115,7 +117,8 @@ class SpoolSettings(Settings):
 
     max_bytes: Annotated[int, BeforeValidator(_max_bytes), _SIZE] = 10 * 2**30
     """How large the trail of all processes may get; from 80 % on, denials of strangers are coalesced."""
-    retain: Unavailable = None
+    retain: Seconds = 90 * 86_400
+    """How long events are kept; older segments go once every sink has them."""
     on_full: Annotated[Literal["deny", "drop"], BeforeValidator(_on_full)] = "deny"
     """When the disk takes no more: `deny` answers `audit_unavailable` instead of an allow; `drop` answers, counts what
     is missing, and records how much when there is space again."""
@@ -135,7 +138,8 @@ class AuditSettings(Settings):
     """The key of the trail. Without: `audit.key`, a keyring made beside this file at the first start."""
     signing: SigningSettings | None = None
     """The key of its checkpoints. Without: `audit-signing.key`, made beside this file at the first start."""
-    redact: Unavailable = None
+    redact: tuple[Annotated[str, BeforeValidator(_pointer)], ...] = ()
+    """JSON Pointers of what is erased from every event before it is recorded; `erased` in the event names them."""
 
     @field_validator("sinks")
     @classmethod

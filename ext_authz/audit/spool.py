@@ -67,8 +67,8 @@ class Spool:
 
     Everything may be called from any thread of it and nothing from another
     process. `log_id` names the log for ever: `NAME-START-RANDOM`. `query_key`
-    is the trail's key for hashes of query strings. `on_look` is called at
-    every look after the files, off the check path. `failures` counts writes and
+    is the trail's key for hashes of query strings. `on_look(last)` is called
+    at every look after the files, off the check path. `failures` counts writes and
     syncs that failed, `missed` events that are in no gap event yet.
     """
 
@@ -84,7 +84,7 @@ class Spool:
         self.failures = 0
         self.missed = 0
         self.tight = False
-        self.on_look: Callable[[], None] | None = None
+        self.on_look: Callable[[bool], None] | None = None
         self._limits = limits
         self._lock = threading.Lock()
         # Held before the other, for as long as descriptors must not change.
@@ -270,7 +270,7 @@ class Spool:
         begins a new segment when this one is large or old.
         """
         if self.on_look is not None:
-            self.on_look()
+            self.on_look(False)
         with self._disk_lock:
             if self._closed or self._pid != os.getpid():
                 return
@@ -317,7 +317,7 @@ class Spool:
     def close(self) -> None:
         """Seal the log, make it durable as far as possible and close it; appends fail from now on."""
         if self.on_look is not None and not self._closed:
-            self.on_look()
+            self.on_look(True)
         with self._disk_lock:
             if not self._closed and self._pid == os.getpid():
                 self._measure()

@@ -190,7 +190,7 @@ KINDS: Final = {
     "unknown_schema": "of a schema this version does not know",
     "incomplete": "incomplete",
     "truncated": "cut when it was recorded",
-    "redacted": "redacted",
+    "erased": "redacted",
     "claim_not_recorded": "the policies read a claim that was not recorded",
     "claim_altered": "the policies read a claim that was not recorded as it was",
     "error": "an error",

@@ -11,12 +11,14 @@ import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 
 from ext_authz import wiring
 from ext_authz.audit.exporter import Exporter
+from ext_authz.audit.redact import Redaction
+from ext_authz.audit.retention import prune
 from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.source import SealedSource
 from ext_authz.audit.spool import AuditUnavailable, Committer
@@ -58,6 +60,8 @@ from ext_authz.state import StoreError
 from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 LOOK_SECONDS: Final = 0.25
+PRUNE_LOOKS: Final = 240
+"""The trail is looked through for segments that are over their time every this many looks: once a minute."""
 RELOAD_LOOKS: Final = 2
 """Files are looked at every this many looks at the state store."""
 
@@ -70,10 +74,11 @@ class Control:
         self._link = link
         self._run_dir = settings.run_dir
         audit = settings.run_dir / "audit"
+        self._retain = float(settings.audit.spool.retain)
         keys = wiring.trail_keys(inputs, os.environ)
         self._spool = wiring.open_spool(inputs, CONTROL, keys)
         self._committer = Committer(self._spool)
-        self._recorder = Recorder(self._spool, keys.open)
+        self._recorder = Recorder(self._spool, keys.open, redaction=Redaction(settings.audit.redact))
         self._sink_news: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
         self._exporter = Exporter(
             audit,
@@ -128,6 +133,8 @@ class Control:
         threading.Thread(target=self._follow, name="link", daemon=True).start()
         looks = 0
         while not self._done.is_set():
+            if looks % PRUNE_LOOKS == 0:
+                self._prune()
             looks += 1
             self._record_changes()
             self._record_sinks()
@@ -150,6 +157,16 @@ class Control:
         self._exporter.stop()
         self._writer.stop()
         self._admin.stop()
+
+    def _prune(self) -> None:
+        """Delete what of the trail is over its time, and say so in the trail."""
+        try:
+            gone = prune(self._run_dir / "audit", self._retain, self._exporter.delivered)
+        except OSError as error:
+            log.line(CONTROL, f"old segments of the trail could not be deleted: {error}")
+            return
+        if gone:
+            self._record("retention", about={"deleted": len(gone), "first": gone[0], "last": gone[-1]})
 
     def _follow(self) -> None:
         while (message := self._link.receive()) is not None:
@@ -252,9 +269,9 @@ class Control:
         result: str = "ok",
         revision: str = "",
         diagnostics: tuple[str, ...] = (),
-        sink: Mapping[str, str] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
-        details = self._details() | ({"revision": revision} if revision else {}) if sink is None else {"sink": sink}
+        details = self._details() | ({"revision": revision} if revision else {}) if about is None else about
         try:
             self._recorder.lifecycle(what, result=result, details=details, diagnostics=diagnostics)
         except AuditUnavailable as error:
@@ -265,7 +282,9 @@ class Control:
             sink, state, reason = self._sink_news.get()
             log.line(CONTROL, f"the sink `{sink}` is {state}" + (f": {reason}" if reason else ""))
             self._record(
-                "sink", result="ok" if state == "up" else "failed", sink={"name": sink, "state": state, "error": reason}
+                "sink",
+                result="ok" if state == "up" else "failed",
+                about={"sink": {"name": sink, "state": state, "error": reason}},
             )
 
     def _details(self) -> dict[str, object]:

@@ -15,6 +15,7 @@ import orjson
 
 from ext_authz.audit.event import STATE, lifecycle_event, state_event
 from ext_authz.audit.reader import Trail
+from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.audit.sealing import OpenKey
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail import segments
@@ -28,8 +29,15 @@ PAGE: Final = 256
 class Recorder:
     """Writes to one spool; used by one thread."""
 
-    def __init__(self, spool: Spool, open_key: OpenKey, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        spool: Spool,
+        open_key: OpenKey,
+        clock_ns: Callable[[], int] = time.time_ns,
+        redaction: Redaction = NOTHING,
+    ) -> None:
         self._spool = spool
+        self._redaction = redaction
         self._open_key = open_key
         self._clock_ns = clock_ns
         self._seen: dict[str, int] | None = None
@@ -47,7 +55,14 @@ class Recorder:
         log_id, now_ns = self._spool.log_id, self._clock_ns()
         self._spool.append(
             lambda seq: lifecycle_event(
-                what, log_id=log_id, seq=seq, now_ns=now_ns, result=result, details=details, diagnostics=diagnostics
+                what,
+                log_id=log_id,
+                seq=seq,
+                now_ns=now_ns,
+                result=result,
+                details=details,
+                diagnostics=diagnostics,
+                redaction=self._redaction,
             )
         )
 
@@ -70,7 +85,7 @@ class Recorder:
                 log_id, now_ns = self._spool.log_id, self._clock_ns()
                 self._spool.put(
                     lambda seq, c=change, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
-                        c, store_id=store_id, log_id=i, seq=seq, now_ns=n
+                        c, store_id=store_id, log_id=i, seq=seq, now_ns=n, redaction=self._redaction
                     )
                 )
                 last = self._seen[store_id] = change.id

@@ -5,6 +5,7 @@ answer, every answer has its event in the trail first. Non-goal: transport.
 """
 
 import os
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -12,10 +13,12 @@ from functools import partial
 from typing import Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
+from ext_authz.audit.coalesce import Coalescer
 from ext_authz.audit.event import decision_event
+from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.audit.spool import DROPPED, AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check
-from ext_authz.model import Decision, Outcome, Reason, Refusal
+from ext_authz.model import Auth, Decision, Outcome, Reason, Refusal
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.metrics import AUDIT_EVENTS, WorkerMetrics
 from ext_authz.server.token_waits import TokenWaits
@@ -67,6 +70,7 @@ class Service:
         key_waits: KeyWaits | None = None,
         token_waits: TokenWaits | None = None,
         report_errors: bool = False,
+        redaction: Redaction = NOTHING,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.snapshot: Snapshot | None = None
@@ -77,6 +81,10 @@ class Service:
         self._key_waits = key_waits
         self._token_waits = token_waits
         self._report_errors = report_errors
+        self._redaction = redaction
+        self._strangers = Coalescer(self._write_coalesced)
+        self._strangers_lock = threading.Lock()
+        spool.on_look = self._flush_strangers
         self._clock_ns = clock_ns
 
     @property
@@ -204,7 +212,10 @@ class Service:
 
     def _recorded(self, outcome: Outcome, wire: bytes, snapshot: Snapshot | None, started: int) -> bytes | Wait:
         try:
-            if self._spool.append(self._event(outcome, snapshot)) == DROPPED:
+            if self._spool.tight and _of_a_stranger(outcome):
+                with self._strangers_lock:
+                    self._strangers.add(_source(outcome), (outcome, snapshot), self._clock_ns())
+            elif self._spool.append(self._event(outcome, snapshot)) == DROPPED:
                 self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
                 if outcome.decision.audit_logged and outcome.decision.allowed:
                     outcome = _failed(outcome, Reason.AUDIT_UNAVAILABLE, "the event was dropped")
@@ -223,7 +234,12 @@ class Service:
     def _all_recorded(self, decided: Sequence[_Decided]) -> list[bytes | Wait]:
         """Record them together; what did not get into the trail that way is recorded, or refused, by itself."""
         try:
-            count = self._spool.append_all([self._event(each.outcome, each.snapshot) for each in decided])
+            # Where the trail is nearly full each is looked at by itself: some are only counted.
+            count = (
+                0
+                if self._spool.tight
+                else self._spool.append_all([self._event(each.outcome, each.snapshot) for each in decided])
+            )
         except Exception:  # noqa: BLE001  one event that cannot be built; its own turn will tell which
             count = 0
         now = time.perf_counter_ns()
@@ -238,11 +254,31 @@ class Service:
         decision = outcome.decision
         return Wait(wire, outcome) if decision.audit_logged and decision.allowed else wire
 
-    def _event(self, outcome: Outcome, snapshot: Snapshot | None) -> Callable[[int], bytes]:
+    def _event(self, outcome: Outcome, snapshot: Snapshot | None, coalesced: int = 0) -> Callable[[int], bytes]:
         """Return what makes the event once its place in the trail is known."""
         claims = snapshot.policies.claims_read if snapshot is not None else _NO_CLAIMS
         log_id, key = self._spool.log_id, self._spool.query_key
-        return lambda seq: decision_event(outcome, log_id=log_id, seq=seq, claims_read=claims, query_key=key)
+        redaction = self._redaction
+        return lambda seq: decision_event(
+            outcome,
+            log_id=log_id,
+            seq=seq,
+            claims_read=claims,
+            query_key=key,
+            redaction=redaction,
+            coalesced=coalesced,
+        )
+
+    def _write_coalesced(self, last: tuple[Outcome, Snapshot | None], count: int) -> bool:
+        try:
+            self._spool.put(self._event(*last, coalesced=count))
+        except AuditUnavailable:
+            return False
+        return True
+
+    def _flush_strangers(self, last: bool) -> None:  # noqa: FBT001  the spool's callback has one argument
+        with self._strangers_lock:
+            self._strangers.flush(self._clock_ns() + (1_000_000_000 if last else 0))
 
     def _shed(self, reason: Reason, detail: str) -> bytes:
         decision_id = os.urandom(16).hex()
@@ -255,6 +291,18 @@ class Service:
         recorded = self._recorded(outcome, wire, self.snapshot, started)
         assert isinstance(recorded, bytes)  # noqa: S101  a denial never waits
         return recorded
+
+
+def _of_a_stranger(outcome: Outcome) -> bool:
+    """Whether it denies somebody whose identity was not verified: of these anybody can send any number."""
+    identity = outcome.identity
+    return not outcome.decision.allowed and (identity is None or identity.auth is Auth.ANONYMOUS)
+
+
+def _source(outcome: Outcome) -> str:
+    if outcome.context is not None and outcome.context.ip is not None:
+        return str(outcome.context.ip)
+    return outcome.facts.source_address if outcome.facts is not None else ""
 
 
 def outcome_of(decision_id: str, now_ns: int, snapshot: Snapshot | None) -> Outcome:

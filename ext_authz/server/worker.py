@@ -14,6 +14,7 @@ import time
 import orjson
 
 from ext_authz import wiring
+from ext_authz.audit.redact import Redaction
 from ext_authz.audit.spool import AuditUnavailable, Committer
 from ext_authz.authn.asked import Answer, Answers
 from ext_authz.authn.remote import Fetched
@@ -67,6 +68,7 @@ class Worker:
             key_waits=self._key_waits,
             token_waits=self._token_waits,
             report_errors=settings.server.report_errors,
+            redaction=Redaction(settings.audit.redact),
         )
         self._once: OnceTable | None = None
         self._adopt(inputs)

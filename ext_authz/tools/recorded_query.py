@@ -36,7 +36,7 @@ class UnfaithfulError(ValueError):
 
 def whole(event: Mapping[str, Any], *, cel: bool) -> None:
     """Raise UnfaithfulError where something that policies read was cut or redacted. `cel`: they read paths too."""
-    for name in ("truncated", "redacted"):
+    for name in ("truncated", "erased"):
         pointers = event.get(name)
         if not pointers:
             continue

@@ -185,7 +185,7 @@ class Replayer:
 
     def _decided(self, event: dict[str, Any], tally: Tally) -> tuple[str, str]:
         """Return reason and policy as they would be now. Raises UnfaithfulError."""
-        if "truncated" in event or "redacted" in event:
+        if "truncated" in event or "erased" in event:
             recorded.whole(event, cel=self.needs.cel)
         subject, context, action = event.get("subject"), event.get("context"), event.get("action")
         for name, value, kind in (("subject", subject, dict), ("context", context, dict), ("action", action, str)):

@@ -6,7 +6,7 @@ the schema may allow what the loader then refuses. Non-goal: validation here.
 
 from typing import Any, Final
 
-from ext_authz.audit.event import CHECKPOINT, DECISION, LIFECYCLE, STATE
+from ext_authz.audit.event import CHECKPOINT, DECISION, GAP, LIFECYCLE, STATE
 from ext_authz.config import Settings
 from ext_authz.model import ACTIONS, Auth, Reason, Risk
 from ext_authz.settings import NOT_AVAILABLE
@@ -278,9 +278,7 @@ def audit_schema() -> Schema:
     text, texts = {"type": "string"}, {"type": "array", "items": {"type": "string"}}
     digest: Schema = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
     head: Schema = {"event_id": text, "seq": {"type": "integer", "minimum": 0}, "time": text}
-    resource = _record(
-        {"type": text, "id": text, "version": text, "attributes": {"type": "object"}}, ["type", "id", "version"]
-    )
+    resource = _record({"type": text, "id": text, "version": text, "attributes": {"type": "object"}}, [])
     shadow = _record({"policy_id": text, "effect": {"enum": ["allow", "deny"]}}, ["policy_id", "effect"])
     decision: Schema = {
         **head,
@@ -293,12 +291,14 @@ def audit_schema() -> Schema:
         "policies": texts,
         "shadow": {"type": "array", "items": shadow},
         "policy_revision": text,
-        "subject": {"type": "object", "required": ["id", "auth"]},
+        "subject": {"type": "object"},
         "resource": resource,
         "action": text,
         "context": {"type": "object"},
         "headers": texts,
         "ttl": {"type": "integer", "minimum": 0},
+        "coalesced": {"type": "integer", "minimum": 1},
+        "erased": texts,
     }
     return {
         "$schema": DRAFT,
@@ -323,6 +323,17 @@ def audit_schema() -> Schema:
                 "type": "object",
                 "required": [*head, "schema", "event", "record"],
                 "properties": {**head, "schema": {"const": STATE}, "event": text, "record": {"type": "object"}},
+            },
+            {
+                "type": "object",
+                "required": [*head, "schema", "count", "since", "until"],
+                "properties": {
+                    **head,
+                    "schema": {"const": GAP},
+                    "count": {"type": "integer", "minimum": 1},
+                    "since": text,
+                    "until": text,
+                },
             },
             {
                 "type": "object",

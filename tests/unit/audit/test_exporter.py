@@ -567,3 +567,25 @@ def test_lag_is_the_age_of_the_oldest_event_that_is_not_there(trail: Path, spool
     sink.down = False
     drain(exporter._deliveries[0])
     assert exporter.ledger()["list"]["lag"] == 0.0
+
+
+def test_a_sink_has_a_segment_once_its_durable_cursor_stands_behind_the_last_whole_frame(
+    trail: Path, spool: Spool
+) -> None:
+    fill(spool, 3)
+    segment = segments(trail)[0]
+    up, down = ListSink("up"), ListSink("down")
+    down.down = True
+    exporter = Exporter(trail, [Outlet(up), Outlet(down)], source=SealedSource(trail, open_key))
+    one, other = exporter._deliveries
+    assert not one.has(segment)
+    drain(one)
+    assert one.has(segment)
+    assert not exporter.delivered(segment)
+    down.down = False
+    drain(other)
+    assert exporter.delivered(segment)
+    with segment.path.open("ab") as file:
+        file.write(segment.path.read_bytes()[-50:-20])  # torn: nobody will ever end it
+    assert exporter.delivered(segment)
+    assert Exporter(trail, [], source=SealedSource(trail, open_key)).delivered(segment)

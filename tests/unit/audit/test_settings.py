@@ -26,13 +26,14 @@ def test_sinks_are_read_as_written_and_paths_are_relative_to_the_file() -> None:
 def test_keys_and_limits_are_read_and_key_files_are_relative_to_the_file() -> None:
     settings = read(
         "encryption: {key: 'file:k'}\nsigning: {key: 'vault:transit/sign'}\n"
-        "spool: {max_bytes: 1GiB, on_full: drop, segment_bytes: 1MiB, segment_age: 10m}"
+        "redact: [/context/path]\nspool: {max_bytes: 1GiB, retain: 7d, on_full: drop, segment_bytes: 1MiB, segment_age: 10m}"
     )
     assert settings.encryption is not None
     assert str(settings.encryption.key) == "file:/etc/ext-authz/k"
     assert settings.signing is not None
     assert str(settings.signing.key) == "vault:transit/sign"
     spool = settings.spool
+    assert (settings.redact, spool.retain) == (("/context/path",), 7 * 86_400)
     assert (spool.max_bytes, spool.on_full, spool.segment_bytes, spool.segment_age) == (2**30, "drop", 2**20, 600)
 
 
@@ -45,8 +46,6 @@ def test_nothing_needs_to_be_said() -> None:
     [
         *(f"sinks: [{{type: {kind}, url: 'https://x', headers: {{a: b}}}}]" for kind in LATER_KINDS),
         *(f"sinks: [{{type: stdout, format: {each}}}]" for each in LATER_FORMATS),
-        "redact: [/subject/org]",
-        "spool: {retain: 90d}",
     ],
 )
 def test_what_is_not_there_yet_is_refused_by_name_and_only_so(text: str) -> None:
@@ -83,6 +82,9 @@ def test_what_is_not_there_yet_is_refused_by_name_and_only_so(text: str) -> None
         ("sinks: [{type: stdout, batch: {events: 0}}]", "greater than or equal to 1"),
         ("sinks: [{type: file, path: a}, {type: file, path: x/../a}]", "two sinks write to the same place"),
         ("sink: []", "Extra inputs"),
+        ("redact: [context]", "`context` is not a JSON Pointer such as `/context/path`"),
+        ("redact: [/a~2]", "after `~` stands `0` or `1`"),
+        ("redact: [/seq]", "`seq` cannot be redacted"),
         ("encryption: {}", "Field required"),
         ("encryption: {key: x}", "is not a key such as `file:PATH`"),
         ("encryption: {key: 'fil:x'}", "did you mean `file`?"),

@@ -255,3 +255,19 @@ def test_of_checks_together_a_broken_reply_or_count_is_a_denial_and_raises_nothi
         with monkeypatch.context() as patch:
             patch.setattr(where, name, broken)
             assert running.service.check_all([infer(), infer()]) == [response.FAIL_CLOSED] * 2
+
+
+def test_while_the_trail_is_nearly_full_a_flood_of_strangers_is_counted_and_everybody_else_recorded(running):
+    running.spool.tight = True
+    for _ in range(50):
+        running.service.check(infer(principal=""))
+    running.service.check(infer())
+    assert [event["decision"] for event in running.events()] == ["allow"]
+    running.service._flush_strangers(True)
+    events = running.events()
+    assert [(event["decision"], event.get("coalesced")) for event in events] == [("allow", None), ("deny", 50)]
+    assert events[1]["reason"] == "no_credentials"
+    assert [type(each) for each in running.service.check_all([infer(principal=""), infer()])] == [bytes, bytes]
+    assert len(running.events()) == 3
+    running.service._flush_strangers(True)
+    assert running.events()[3]["coalesced"] == 1

@@ -108,7 +108,7 @@ def test_who_has_no_token_has_no_claims():
         ("truncated", ["/context"], "/context"),
         ("truncated", [f"/x/{number}" for number in range(32)], "more than is listed"),
         ("truncated", "odd", "more than is listed"),
-        ("redacted", ["/context/ip"], "/context/ip"),
+        ("erased", ["/context/ip"], "/context/ip"),
     ],
 )
 def test_what_was_cut_or_redacted_is_named(name, pointers, detail):

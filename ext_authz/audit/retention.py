@@ -1,0 +1,50 @@
+"""What of the trail is deleted in its time: segments that are old, ended, and with every sink.
+
+Law: nothing younger than `retain`, nothing being written, nothing that a sink still lacks by its durable cursor; the
+segment goes before its key, so that a crash leaves no segment that cannot be read. Non-goal: making room by force.
+"""
+
+import contextlib
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from ext_authz.audit.open_segment import being_written, sync_directory
+from ext_authz.audit.trail import Segment, segments
+
+STRAY_SECONDS: Final = 3600.0
+"""A wrapped key without a segment is left alone for that long: its segment may be about to be made."""
+_KEY = re.compile(r"[a-z][a-z0-9-]{0,63}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}\.[0-9]{6,9}\.key\Z")
+
+
+def prune(
+    directory: Path,
+    retain_seconds: float,
+    delivered: Callable[[Segment], bool],
+    *,
+    clock: Callable[[], float] = time.time,
+) -> list[str]:
+    """Delete what is over its time and return the names of the segments deleted. Raises OSError.
+
+    A segment's age is that of its last write. `delivered` says whether every sink has all of it.
+    """
+    now = clock()
+    gone = []
+    for segment in segments(directory):
+        with contextlib.suppress(FileNotFoundError):
+            if segment.path.stat().st_mtime > now - retain_seconds or being_written(segment.path):
+                continue
+            if not delivered(segment):
+                continue
+            segment.path.unlink()
+            sync_directory(directory)
+            segment.key.unlink(missing_ok=True)
+            gone.append(segment.name)
+    for key in directory.glob("*.key"):
+        with contextlib.suppress(FileNotFoundError):
+            stray = _KEY.match(key.name) and not key.with_suffix(".seg").exists()
+            if stray and key.stat().st_mtime < now - STRAY_SECONDS:
+                key.unlink()
+    return gone

@@ -1,0 +1,61 @@
+"""Old segments go once every sink has them, and nothing else goes."""
+
+import os
+import time
+
+from trails import lines, new_spool, trail
+
+from ext_authz.audit.retention import STRAY_SECONDS, prune
+from ext_authz.audit.trail import segments
+
+DAY = 86_400
+
+
+def a_trail(folder):
+    spool = new_spool(folder)
+    for number in range(3):
+        spool.append(lambda seq: b'{"seq":%d}' % seq)
+        if number < 2:
+            assert spool.rotate()
+            spool.keys.wait(spool._number + 1, 5)
+    spool.sync()
+    for each in segments(folder):
+        os.utime(each.path, (0, 0))
+    return spool
+
+
+def test_what_is_old_ended_and_delivered_goes_with_its_key_and_what_is_written_stays(tmp_path):
+    spool = a_trail(tmp_path)
+    assert [int(name[-10:-4]) for name in prune(tmp_path, DAY, lambda _: True)] == [0, 1]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".key", ".key", ".seg"]
+    found = trail(tmp_path)
+    assert [entry.event["seq"] for entry in found.entries()] == [2]
+    assert found.gaps() == []
+    spool.append(lambda seq: b'{"seq":%d}' % seq)
+    spool.close()
+    assert len(lines(tmp_path)) == 2
+    assert prune(tmp_path, DAY, lambda _: True) == []
+    os.utime(segments(tmp_path)[0].path, (0, 0))
+    assert len(prune(tmp_path, DAY, lambda _: True)) == 1
+    assert segments(tmp_path) == []
+
+
+def test_what_a_sink_lacks_or_is_young_stays(tmp_path):
+    spool = a_trail(tmp_path)
+    spool.close()
+    assert prune(tmp_path, DAY, lambda _: False) == []
+    assert [int(name[-10:-4]) for name in prune(tmp_path, DAY, lambda each: each.number == 1)] == [1]
+    os.utime(segments(tmp_path)[0].path)
+    assert prune(tmp_path, DAY, lambda each: each.number == 0) == []
+
+
+def test_a_key_without_its_segment_goes_after_a_while_and_other_keys_never(tmp_path):
+    spool = a_trail(tmp_path)
+    spool.close()
+    for each in segments(tmp_path):
+        each.path.unlink()
+    assert prune(tmp_path, DAY, lambda _: True) == []
+    assert len(list(tmp_path.glob("worker*.key"))) == 3
+    later = time.time() + 2 * STRAY_SECONDS
+    prune(tmp_path, DAY, lambda _: True, clock=lambda: later)
+    assert [path.name for path in tmp_path.glob("*.key")] == ["query.key"]
