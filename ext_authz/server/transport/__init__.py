@@ -3,6 +3,7 @@
 Law: a transport moves bytes, bounds them and drains; it decides nothing.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,10 +100,20 @@ def is_local(address: str) -> bool:
     return host == "localhost" or host.startswith("127.") or host == "::1"
 
 
-def answer(service: Service, checks: Sequence[tuple[bytes, Respond]], limit: int) -> None:
+def _anyhow(_answers: int) -> contextlib.AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+def answer(
+    service: Service,
+    checks: Sequence[tuple[bytes, Respond]],
+    limit: int,
+    leaving: Callable[[int], contextlib.AbstractContextManager[None]] = _anyhow,
+) -> None:
     """Answer checks that have arrived together, those over `limit` bytes with a denial. Never raises.
 
     All are decided before the first leaves: an answer wakes whoever sends it, who may take the CPU from the others.
+    `leaving(count)` is entered while they leave.
     """
     read = [(data, respond) for data, respond in checks if len(data) <= limit]
     try:
@@ -110,11 +121,12 @@ def answer(service: Service, checks: Sequence[tuple[bytes, Respond]], limit: int
     except Exception as error:  # noqa: BLE001  everyone waits behind this thread: it must go on, and they be told
         service.failed(error)
         answers = [FAIL_CLOSED] * len(read)
-    for (_, respond), ready in zip(read, answers, strict=True):
-        if isinstance(ready, Wait):
-            service.commit(ready, respond)
-        else:
-            respond(ready)
+    with leaving(len(answers)):
+        for (_, respond), ready in zip(read, answers, strict=True):
+            if isinstance(ready, Wait):
+                service.commit(ready, respond)
+            else:
+                respond(ready)
     if len(read) < len(checks):
         for data, respond in checks:
             if len(data) > limit:

@@ -3,10 +3,13 @@
 Law: nothing blocks the dispatching thread, since everyone waits behind it.
 """
 
+import contextlib
+import os
 import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +24,10 @@ from ext_authz.server.transport.health import Health
 BATCH = 4096
 BACKLOG = 2048
 """Checks of one batch that are decided; those behind them would be answered too late and are shed."""
+
+_SEVERAL = 4
+"""Answers from which it pays to keep the I/O thread waiting until all are handed over."""
+_IO_THREAD = "grpc-native-io"
 
 
 class NativeTransport:
@@ -108,6 +115,7 @@ class NativeTransport:
 
     def _dispatch(self, front: NativeGrpcFront) -> None:
         limit = self._options.max_receive_bytes
+        leaving = _Leaving()
         while (events := front.recv_batch(BATCH)) is not None:
             calls = [
                 (data, partial(front.respond, call_id))
@@ -115,6 +123,47 @@ class NativeTransport:
                 if kind == EVENT_CALL and data is not None
             ]
             for start in range(0, min(len(calls), BACKLOG), TOGETHER):
-                answer(self._service, calls[start : min(start + TOGETHER, BACKLOG)], limit)
+                answer(self._service, calls[start : min(start + TOGETHER, BACKLOG)], limit, leaving)
             for _, respond in calls[BACKLOG:]:
                 respond(self._service.overloaded())
+
+
+class _Leaving:
+    """While several answers leave, waking the I/O thread does not hand it our CPU (SCHED_BATCH of sched(7)).
+
+    Each answer wakes that thread. Where it shares our CPU, it would take it each time, write one answer and sleep
+    again. Outside it is scheduled as ever: other work on the machine is never put before it.
+    """
+
+    def __init__(self) -> None:
+        self._threads: list[int] | None = None
+        self._usual = os.sched_param(0)
+
+    @contextlib.contextmanager
+    def __call__(self, answers: int) -> Iterator[None]:
+        if answers < _SEVERAL:
+            yield
+            return
+        if self._threads is None:
+            self._threads = _io_threads()
+        self._schedule(os.SCHED_BATCH)
+        try:
+            yield
+        finally:
+            self._schedule(os.SCHED_OTHER)
+
+    def _schedule(self, policy: int) -> None:
+        for thread in self._threads or ():
+            with contextlib.suppress(OSError):  # a sandbox that does not let us
+                os.sched_setscheduler(thread, policy, self._usual)
+
+
+def _io_threads() -> list[int]:
+    """Return the threads that move bytes, where they are scheduled as threads usually are."""
+    try:
+        tasks = [
+            task for task in Path("/proc/self/task").iterdir() if (task / "comm").read_text().startswith(_IO_THREAD)
+        ]
+        return [int(task.name) for task in tasks if os.sched_getscheduler(int(task.name)) == os.SCHED_OTHER]
+    except OSError:
+        return []

@@ -1,8 +1,10 @@
 """Both transports serve the same checks, health, reflection, limits, parking and drain."""
 
 import contextlib
+import os
 import threading
 import time
+from pathlib import Path
 
 import grpc
 import pytest
@@ -258,3 +260,44 @@ def test_the_native_transport_is_not_taken_where_it_cannot_serve(tmp_path):
             open_transport("native", running.service, ListenOptions(("0.0.0.0:0",), LIMIT))
     finally:
         running.close()
+
+
+def io_policies():
+    tasks = [task for task in Path("/proc/self/task").iterdir() if "grpc-native-io" in (task / "comm").read_text()]
+    return {os.sched_getscheduler(int(task.name)) for task in tasks}
+
+
+def test_the_threads_that_move_bytes_are_as_they_were_when_a_batch_has_left(tmp_path, monkeypatch):
+    serving = Serving(tmp_path, "native")
+    seen = []
+    real = os.sched_setscheduler
+
+    def noted(thread, policy, parameters):
+        seen.append(policy)
+        real(thread, policy, parameters)
+
+    monkeypatch.setattr(os, "sched_setscheduler", noted)
+    try:
+        while not seen:
+            calls = [serving.call.future(infer(), timeout=10) for _ in range(100)]
+            assert all(read_reply(call.result()).allowed for call in calls)
+        assert serving.check(infer()).allowed
+        assert seen[0] == os.SCHED_BATCH
+        while io_policies() != {os.SCHED_OTHER}:
+            time.sleep(0.01)  # the last answer is out before the end of its batch
+        assert seen[-1] == os.SCHED_OTHER
+    finally:
+        serving.close()
+
+
+def test_where_threads_may_not_be_scheduled_checks_are_answered_all_the_same(tmp_path, monkeypatch):
+    def forbidden(*_args):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    serving = Serving(tmp_path, "native")
+    try:
+        calls = [serving.call.future(infer(), timeout=10) for _ in range(300)]
+        assert all(read_reply(call.result()).allowed for call in calls)
+    finally:
+        serving.close()
