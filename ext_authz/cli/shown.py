@@ -43,6 +43,9 @@ def show_explained(console: "Console", explained: dict[str, Any]) -> None:
             )
             trace.add_row(*(Text(printable(str(cell or ""))) for cell in cells))
         console.print(trace)
+    if explained["trace"] and explained["decision"] == "deny" and not explained["would_allow_if"]:
+        console.print()
+        console.print("would be allowed by no change of subject and context alone")
     if explained["would_allow_if"]:
         console.print()
         console.print("would be allowed:")

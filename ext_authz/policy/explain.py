@@ -51,8 +51,37 @@ def explain(policies: PolicySet, query: Query) -> Explanation:
     """Explain one query; pure, and as long as there are policies."""
     verdict = policies.decide(query)
     trace = tuple(_trace(policy, query) for policy in policies.policies)
-    wanted = () if verdict.reason is Reason.ALLOWED else _counterfactuals(policies, query)
+    wanted = () if verdict.reason is Reason.ALLOWED else would_allow(policies, (query,))
     return Explanation(verdict, trace, wanted)
+
+
+def would_allow(policies: PolicySet, queries: Sequence[Query]) -> tuple[str, ...]:
+    """Return what would have to change for every one of the queries of a request to be allowed, likeliest first.
+
+    They have subject and context in common. Nothing is said where no such change would be enough.
+    """
+    found: dict[str, int] = {}
+    for steps in _together(policies, queries, 0, [], queries[0]):
+        found.setdefault(" and ".join(steps), len(steps))
+    return tuple(sorted(found, key=lambda words: found[words])[:MAX_REMEDIES])
+
+
+def _together(
+    policies: PolicySet, queries: Sequence[Query], number: int, steps: list[str], changed: Query
+) -> Iterator[list[str]]:
+    """Yield the steps after which all queries from `number` on are allowed, with subject and context of `changed`."""
+    if number == len(queries):
+        ends = (_carried(each, changed) for each in queries)
+        if all(set(_denies_lifted(policies, each)) <= set(steps) for each in ends):
+            yield steps
+        return
+    query = _carried(queries[number], changed)
+    if policies.decide(query).reason is Reason.ALLOWED:
+        yield from _together(policies, queries, number + 1, steps, query)
+        return
+    for more, following in _remedies(policies, query):
+        fresh = [each for each in more if each not in steps]
+        yield from _together(policies, queries, number + 1, [*steps, *fresh], following)
 
 
 def _trace(policy: CompiledPolicy, query: Query) -> TraceEntry:
@@ -127,8 +156,14 @@ def _known_to_match(attribute: str, values: Values, resource: Resource) -> bool:
     return value is not None and (values.accepts(value) or not (attribute == "id" and names_several(resource.id)))
 
 
-def _counterfactuals(policies: PolicySet, query: Query) -> tuple[str, ...]:
-    found: dict[str, int] = {}
+def _carried(query: Query, changed: Query) -> Query:
+    """Return the query with all that the queries of one request have in common taken from `changed`."""
+    return replace(query, subject=changed.subject, context=changed.context, attributes=changed.attributes)
+
+
+def _remedies(policies: PolicySet, query: Query) -> list[tuple[list[str], Query]]:
+    """Return the shortest ways to have an allow policy match: the steps, and the query so changed."""
+    found: dict[str, tuple[list[str], Query]] = {}
     for policy in policies.policies:
         if policy.deny or policy.shadow or not policy.action_matches(query.action):
             continue
@@ -140,8 +175,8 @@ def _counterfactuals(policies: PolicySet, query: Query) -> tuple[str, ...]:
                 continue
             steps, changed_query = remedies
             steps += _denies_lifted(policies, changed_query)
-            found.setdefault(" and ".join(steps), len(steps))
-    return tuple(sorted(found, key=lambda words: found[words])[:MAX_REMEDIES])
+            found.setdefault(" and ".join(steps), (steps, changed_query))
+    return sorted(found.values(), key=lambda remedy: len(remedy[0]))[:MAX_REMEDIES]
 
 
 def _subject_changes(policy: CompiledPolicy, query: Query) -> Iterator[tuple[list[str], Query]]:
@@ -208,9 +243,12 @@ def _conditions_met(policy: CompiledPolicy, words: list[str], query: Query) -> t
 
 
 def _denies_lifted(policies: PolicySet, query: Query) -> list[str]:
+    """Return the denies that stand in the way still, and one line more where no allow matches at all."""
     verdict = policies.decide(query)
     if verdict.reason is Reason.ALLOWED:
         return []
+    if verdict.reason is not Reason.DENIED_BY_POLICY:
+        return ["with a policy that allows it"]
     return [f"without the deny policy {name}" for name in verdict.policies]
 
 

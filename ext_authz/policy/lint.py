@@ -28,15 +28,17 @@ def lint(
     actions: frozenset[str] | None,
     resource_types: frozenset[str] | None,
     now_ns: int,
+    vocabulary: frozenset[str] = frozenset(),
 ) -> tuple[Diagnostic, ...]:
     """Return warnings in order of place.
 
     `roles`, `actions` and `resource_types` are all that can occur; None where
-    anything may. `now_ns` is the clock in Unix nanoseconds.
+    anything may. `vocabulary` are actions that are no slip of the pen, though nothing yields them here.
+    `now_ns` is the clock in Unix nanoseconds.
     """
     found = [*_whole(document), *Overlaps(document.policies).warnings()]
     for policy in document.policies:
-        found += _words(policy, roles, actions, resource_types)
+        found += _words(policy, roles=roles, actions=actions, resource_types=resource_types, vocabulary=vocabulary)
         found += _force(policy, now_ns)
         found += _conditions(policy, now_ns)
     found += _windows(document)
@@ -55,9 +57,11 @@ def _whole(document: PolicyDocument) -> Iterator[Diagnostic]:
 
 def _words(
     policy: Policy,
+    *,
     roles: frozenset[str] | None,
     actions: frozenset[str] | None,
     resource_types: frozenset[str] | None,
+    vocabulary: frozenset[str],
 ) -> Iterator[Diagnostic]:
     for place, entry in enumerate(policy.subjects or ()):
         for test in entry:
@@ -72,11 +76,18 @@ def _words(
                 yield from _unheard(test.values, resource_types, mark, "unknown_resource_type", message)
     for action in policy.actions or ():
         mark = policy.mark_of(f"actions.{action}")
-        yield from _unheard((action,), actions, mark, "unknown_action", "no route or adapter yields action")
+        message = "no route or adapter yields action"
+        yield from _unheard((action,), actions, mark, "unknown_action", message, elsewhere=vocabulary)
 
 
 def _unheard(
-    values: tuple[str, ...], known: frozenset[str] | None, mark: Mark | None, code: str, message: str
+    values: tuple[str, ...],
+    known: frozenset[str] | None,
+    mark: Mark | None,
+    code: str,
+    message: str,
+    *,
+    elsewhere: frozenset[str] = frozenset(),
 ) -> Iterator[Diagnostic]:
     if known is None:
         return
@@ -84,7 +95,9 @@ def _unheard(
         heard = value in known or (value.endswith("*") and any(each.startswith(value[:-1]) for each in known))
         # A lone `*` says "any" on purpose, even where there is nothing yet.
         if not heard and value != "*":
-            yield _warn(mark, code, f"{message} `{value}`{did_you_mean(value, sorted(known))}")
+            # Whoever writes what another configuration would know means just that.
+            near = "" if value in elsewhere else did_you_mean(value, sorted(known))
+            yield _warn(mark, code, f"{message} `{value}`{near}")
 
 
 def _force(policy: Policy, now_ns: int) -> Iterator[Diagnostic]:

@@ -46,8 +46,10 @@ def subject_facts(
     identity = Identity(subject, "", auth, groups=frozenset(given.get("group", ())))
     roles = RoleBindings(inputs.settings.identity.role_bindings).of(identity)
     if auth is Auth.JWT:
-        if "role" in given:
-            known["role"] = roles | set(given["role"])
+        # Where no issuer grants roles, and all groups are known, there are no others than the bound ones.
+        bound_by_group = any(member.startswith("group:") for _, member in holders_of(inputs).bound)
+        if "role" in given or (not holders_of(inputs).tokens and ("group" in given or not bound_by_group)):
+            known["role"] = roles | set(given.get("role", ()))
     else:
         keys = [key for key in _keys(inputs) if _name(key) == subject]
         known["role"] = roles | {role for key in keys for role in key.roles} | set(given.get("role", ()))

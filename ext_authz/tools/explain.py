@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from ext_authz.check import Snapshot, check
 from ext_authz.model import Decision, Outcome, Query, Reason, Refusal
-from ext_authz.policy.explain import explain
+from ext_authz.policy.explain import explain, would_allow
 from ext_authz.request import read
 from ext_authz.state import State
 from ext_authz.tools.decisions import decision_object
@@ -31,8 +31,15 @@ def explain_request(
     if query is not None:
         explanation = explain(snapshot.policies, query)
         plain["trace"] = [each.as_json() for each in explanation.trace]
-        plain["would_allow_if"] = [] if outcome.decision.allowed else list(explanation.would_allow_if)
+        if not outcome.decision.allowed:
+            plain["would_allow_if"] = list(would_allow(snapshot.policies, _queries_of(outcome, query)))
     return plain
+
+
+def _queries_of(outcome: Outcome, query: Query) -> list[Query]:
+    """Return what the policies were asked for every access of the request."""
+    accesses = () if outcome.target is None else outcome.target.accesses
+    return [replace(query, resource=each.resource, action=each.action) for each in accesses]
 
 
 def outcome_of(

@@ -17,6 +17,7 @@ from ext_authz.config import Inputs, Settings, read_inputs, run_dir_problem
 from ext_authz.config.inputs import referenced
 from ext_authz.config.rules import advice
 from ext_authz.documents import Diagnostic, Path, mark_at
+from ext_authz.mappers.protocols import ADAPTERS
 from ext_authz.policy.document import PolicyDocument
 from ext_authz.policy.lint import lint as lint_policies
 from ext_authz.tools import approving
@@ -84,6 +85,7 @@ def _policies(inputs: Inputs, snapshot: Snapshot, document: PolicyDocument, now_
         actions=yields.actions | {approving.ACTION} if mapped else None,
         resource_types=types | {approving.TYPE} if mapped else None,
         now_ns=now_ns,
+        vocabulary=frozenset(action for adapter in ADAPTERS for _, action in adapter.yields),
     )
 
 

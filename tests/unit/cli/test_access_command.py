@@ -107,3 +107,42 @@ def test_what_makes_no_sense_is_refused(config, arguments, says, capfd):
     done = ran(capfd, "access", "-c", config, *arguments)
     assert done.status == 2
     assert says in done.err
+
+
+BOUND = """\
+identity:
+  jwt: [{issuer: https://idp.example, audiences: [ml], hmac_secret_file: secret, claims: {groups: groups%s}}]
+  role_bindings: [{role: data_scientist, members: ["group:ds"]}, {role: owner, members: ["sub:olga"]}]
+resources: {routes: [{host: a.internal, protocol: open-inference}]}
+policies: {files: [policies.yaml]}
+"""
+TWO = """\
+policies:
+  - {id: ds, subjects: [{role: data_scientist}], resources: [{type: model}], actions: [infer]}
+  - {id: owners, subjects: [{role: owner}], resources: [{type: model}], actions: [delete_model, infr]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("roles", "arguments", "wanted"),
+    [
+        ("", ("--group", "ds"), [["ds", ""]]),
+        ("", ("--group", "other"), []),
+        ("", (), [["ds", "role data_scientist"], ["owners", "role owner"]]),  # of groups nothing was said
+        (", roles: roles", ("--group", "ds"), [["ds", "role data_scientist"], ["owners", "role owner"]]),
+    ],
+)
+def test_bound_roles_are_all_there_are_where_no_issuer_grants_any_and_the_groups_are_known(
+    tmp_path, capfd, roles, arguments, wanted
+):
+    config = project(tmp_path, BOUND % roles, {"policies.yaml": TWO, "secret": "s" * 40})
+    out = ran(capfd, "access", "--subject", "alice", *arguments, "--format", "csv", "-c", config).out
+    rows = [line.split(",") for line in out.splitlines()[1:]]
+    assert [[row[-4], row[-3]] for row in rows] == wanted
+
+
+def test_an_action_of_another_adapter_is_no_slip_of_the_pen(tmp_path, capfd):
+    config = project(tmp_path, BOUND % "", {"policies.yaml": TWO, "secret": "s" * 40})
+    told = ran(capfd, "check", "-c", config).err
+    assert "yields action `infr`, did you mean `infer`?" in told
+    assert "yields action `delete_model`\n" in told
