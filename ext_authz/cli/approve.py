@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ext_authz.cli.changes import SECOND, open_store, operator, record, subject_of
+from ext_authz.cli.changes import SECOND, open_store, operator, record, say_kind, subject_of
 from ext_authz.cli.frame import DEFAULT_CONFIG, DOES_NOT_HOLD, CommandError, ConfigOption, printable, seconds_of
 from ext_authz.documents import did_you_mean
 
@@ -57,6 +57,7 @@ def approve(
     group = group.removeprefix("group:")
     now_ns = time.time_ns()
     target = subject_of(subject)
+    say_kind(config, subject)
     if target.startswith("group:"):
         raise CommandError(f"--for: `{subject}` is a group; an approval is for one subject")
     seconds = 0 if withdraw else seconds_of(ttl, "--ttl")

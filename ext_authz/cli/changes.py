@@ -24,6 +24,7 @@ from ext_authz.cli.frame import (
     ConfigOption,
     JsonOption,
     clock_text,
+    complain,
     console,
     moment_of,
     printable,
@@ -78,6 +79,7 @@ def revoke(
     """
     from ext_authz.state.changes import Change, Kind
 
+    say_kind(config, subject)
     now_ns = time.time_ns()
     change = Change(
         kind=Kind.REVOCATION,
@@ -124,6 +126,7 @@ def quarantine(
     """
     from ext_authz.state.changes import Change, Kind
 
+    say_kind(config, subject)
     if withdraw:
         ends = None
     elif not length or not reason:
@@ -190,6 +193,26 @@ def subject_of(name: str) -> str:
         except CertificateError:
             raise CommandError(f"`{printable(name)}` is not a distinguished name (RFC 4514)") from None
     return typed
+
+
+def say_kind(config: Path, name: str) -> None:
+    """Warn where a bare name, which means `sub:`, is an API key's: it must not look as if that were hit."""
+    from ext_authz.authn.api_key_file import read_keys
+    from ext_authz.config import load
+    from ext_authz.documents import DocumentError
+    from ext_authz.state.changes import typed_subject
+
+    if not name or typed_subject(name) == name:
+        return
+    try:
+        settings = load(config, os.environ, frozenset({"identity"})).settings
+        keys = None if settings is None else settings.identity.api_keys
+        found = () if keys is None else read_keys(keys.file.read_text(encoding="utf-8"), str(keys.file))
+    except (DocumentError, OSError, ValueError):
+        return  # whatever is wrong there, it holds up no quarantine
+    if any(each.subject == name for each in found):
+        shown = printable(name)
+        complain(f"warning: `{shown}` means `sub:{shown}`; the API key of this name is `key:{shown}`")
 
 
 def _issuer_dn(text: str) -> str:

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 app = typer.Typer(help="Envoy's side: print a safe configuration, find unsafe settings in one.", no_args_is_help=True)
 
-Hops = Annotated[int, typer.Option("--trusted-hops", min=0, help="Proxies in front whose x-forwarded-for counts.")]
+Hops = Annotated[
+    int, typer.Option("--trusted-hops", min=0, metavar="N", help="Proxies in front whose x-forwarded-for counts.")
+]
 
 
 @app.command("config")
@@ -37,13 +39,17 @@ def config_(
     client_ca: Annotated[
         str, typer.Option("--client-ca", metavar="PEM", help="CA of client certificates.")
     ] = "/etc/envoy/certs/ca.pem",
-    client_certificates: Annotated[
+    no_client_certificate: Annotated[
         bool,
         typer.Option(
-            "--require-client-certificate/--no-client-certificate",
-            help="Whether callers show a certificate: all do, or none (Envoy cannot match an optional one's name).",
+            "--no-client-certificate",
+            help="No caller shows a certificate; without, all do (Envoy cannot match an optional one's name).",
         ),
-    ] = True,
+    ] = False,
+    require_client_certificate: Annotated[
+        # The default, for who wants to say it; beside its opposite in one option the help has no room for words.
+        bool, typer.Option("--require-client-certificate", hidden=True)
+    ] = False,
     upstream: Annotated[
         list[str] | None,
         typer.Option("--upstream", metavar="HOST=ADDR", help="A host and its HTTP endpoint; repeatable."),
@@ -54,7 +60,9 @@ def config_(
     trusted_hops: Hops = 0,
     authz_tls: Annotated[
         str,
-        typer.Option("--authz-tls", metavar="CA,CERT,KEY,NAME", help="How Envoy proves itself to a sidecar with TLS."),
+        typer.Option(
+            "--authz-tls", metavar="FILES", help="CA,CERT,KEY,NAME: how Envoy proves itself to a sidecar with TLS."
+        ),
     ] = "",
     access_log: Annotated[
         str, typer.Option("--access-log", metavar="FILE", help="Envoy's access log.")
@@ -72,6 +80,8 @@ def config_(
     from ext_authz.envoy_config.settings import EnvoySettings, Listener, SettingsError
     from ext_authz.model import SourceKind
 
+    if no_client_certificate and require_client_certificate:
+        raise CommandError("`--require-client-certificate` and `--no-client-certificate` exclude each other")
     inputs, snapshot = wiring.load(config, os.environ)
     settings = inputs.settings
     if settings.server.tls is not None and not authz_tls:
@@ -94,7 +104,7 @@ def config_(
         options["upstreams"] = upstreams
     try:
         made = EnvoySettings(
-            listeners=(Listener(address=listen, require_client_certificate=client_certificates),),
+            listeners=(Listener(address=listen, require_client_certificate=not no_client_certificate),),
             authz=tuple(_absolute(address) for address in settings.server.addresses()),
             authz_tls=_client_tls(authz_tls) if authz_tls else None,
             certificate=certificate,

@@ -6,6 +6,7 @@ Non-goal: commands.
 """
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -106,12 +107,36 @@ def _misused(error: Exception) -> int:
     message = str(error.format_message()) if hasattr(error, "format_message") else str(error)
     context = getattr(error, "ctx", None)
     if message.strip():
-        complain(" ".join(f"{message[:1].lower()}{message[1:]}".split()).rstrip("."))
+        complain(_in_our_words(message))
         if context is not None:
             complain(f"  see `{context.command_path} --help`")
     elif hasattr(error, "show"):
         error.show()
     return USAGE
+
+
+def _in_our_words(message: str) -> str:
+    """Return the parser's message (of whichever library it asks about a value) as the rest of the program speaks."""
+    text = " ".join(message.split()).rstrip(".")
+    for pattern, words in _WORDS:
+        text = pattern.sub(words, text)
+    return f"{text[:1].lower()}{text[1:]}"
+
+
+_WORDS: Final = tuple(
+    (re.compile(pattern), words)
+    for pattern, words in (
+        (r"'([^']*)'", r"`\1`"),
+        (r"Value error, ", ""),
+        (r"Input should be a valid integer\b.*", "a whole number is wanted"),
+        (r"Input should be a valid number\b.*", "a number is wanted"),
+        (r"Input should be greater than or equal to (\S+)", r"at least \1 is wanted"),
+        (r"Input should be greater than (\S+)", r"more than \1 is wanted"),
+        (r"Input should be less than or equal to (\S+)", r"at most \1 is wanted"),
+        (r"Input should be less than (\S+)", r"less than \1 is wanted"),
+        (r"Input should be (?:a valid )?(.*)", r"\1 is wanted"),
+    )
+)
 
 
 def _reader_gone() -> int:

@@ -5,7 +5,7 @@ import time
 
 import pytest
 from command_line import ran
-from projects import SEED_POLICIES, project
+from projects import MINIMAL, SEED_POLICIES, project
 
 from ext_authz.state.book import read_book
 from ext_authz.state.sqlite import FILE_NAME, SqliteStore
@@ -126,3 +126,20 @@ def test_a_store_that_is_none_is_a_users_mistake(config, capfd):
     done = ran(capfd, "revocations", "-c", config)
     assert done.status == 2
     assert "Traceback" not in done.err
+
+
+def test_a_bare_name_that_an_api_key_has_is_taken_for_sub_and_said_so(tmp_path, capfd):
+    text = "identity: {api_keys: {file: keys.yaml}}\n" + MINIMAL
+    config = project(tmp_path, text, {"keys.yaml": "keys: []\n"})
+    (tmp_path / "keys.yaml").chmod(0o600)
+    assert ran(capfd, "apikey", "new", "--subject", "batch-7", "-c", config).status == 0
+    asked = ("quarantine", "batch-7", "--for", "10m", "--reason", "x", "-c", config)
+    done = ran(capfd, *asked)
+    assert done.status == 0
+    assert "subject sub:batch-7" in done.out
+    assert done.err == "warning: `batch-7` means `sub:batch-7`; the API key of this name is `key:batch-7`\n"
+    assert "warning: `batch-7`" in ran(capfd, "revoke", "--subject", "batch-7", "-c", config).err
+    for name in ("key:batch-7", "sub:batch-7", "alice"):
+        assert ran(capfd, "quarantine", name, *asked[2:]).err == ""
+    (tmp_path / "keys.yaml").write_text("keys: [")  # a broken key file holds up no quarantine
+    assert ran(capfd, *asked)[::2] == (0, "")

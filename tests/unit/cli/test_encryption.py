@@ -118,7 +118,7 @@ def test_a_later_format_is_not_available(folder, sealed, capfd):
         (("encrypt", "plain", "-o", "out", *NAMED, "--key", "fiel:k"), "did you mean `file`?"),
         (("encrypt", "plain", "-o", "out", *NAMED, "--key", "file:plain"), "--key: `plain` can be used by others"),
         (("encrypt", "plain", "-o", "out", *NAMED), "no configuration names a key in `audit.encryption`"),
-        (("encrypt", "plain", *NAMED, "--key", "file:k"), "missing option '-o'"),
+        (("encrypt", "plain", *NAMED, "--key", "file:k"), "missing option `-o`"),
         (("encrypt", "plain", "-o", "out", "--data-id", "", "--data-type", "d", "--key", "file:k"), "--data-id: the data id is empty"),
         (("encrypt", "plain", "-o", "out", "--data-id", "x", "--data-type", "d" * 129, "--key", "file:k"), "longer than 128"),
         (("encrypt", "plain", "-o", "out", "--data-id", "\udcff", "--data-type", "d", "--key", "file:k"), "not UTF-8"),

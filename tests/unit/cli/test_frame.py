@@ -128,3 +128,29 @@ def test_python_m_works_and_starts_without_the_heavy_modules():
 
 def test_control_characters_of_others_never_reach_the_terminal():
     assert frame.printable("a\x1b[31mb\r\n\u202ec") == "a\\x1b[31mb\\r\\n\\u202ec"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("replay", "--workers", "x"), "invalid value for `--workers`: a whole number is wanted"),
+        (("replay", "--workers", "-1"), "invalid value for `--workers`: at least 0 is wanted"),
+        (("test", "--min-coverage", "101"), "invalid value for `--min-coverage`: at most 100 is wanted"),
+        (("test", "--min-coverage", "x"), "invalid value for `--min-coverage`: a number is wanted"),
+        (("check", "--format", "xml"), "invalid value for `--format`: `xml` is not one of `text`, `json`, `github`"),
+    ],
+)
+def test_a_bad_value_of_an_option_is_told_in_the_words_of_the_house(capfd, arguments, said):
+    done = ran(capfd, *arguments)
+    assert done.status == 2
+    assert done.err.splitlines()[0] == said
+
+
+def test_no_option_of_any_command_leaves_its_help_without_room_at_80_columns(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for command in (("envoy", "config"), ("bundle", "build"), ("approve",), ("access",), ("replay",), ("test",)):
+        shown = ran(capfd, *command, "--help").out
+        boxes = shown.partition("Options")[2]
+        words = [line.rstrip("│ ").rpartition("  ")[2] for line in boxes.splitlines() if line.startswith("│")]
+        assert max(map(len, words)) > 18, shown
