@@ -8,11 +8,12 @@ rewrite (`//`, dot segments, a `/` at the end) are refused. Non-goal: signatures
 from collections.abc import Mapping
 from typing import Final
 
-from ext_authz.mappers.adapter import Adapter, Call, HostStyle, Meaning, Named, Place, Row
-from ext_authz.mappers.body import refuse
+from ext_authz.mappers.adapter import Adapter, Call, HostStyle, Meaning, Named, Place, Reads, Row
+from ext_authz.mappers.body import refuse, whole
 from ext_authz.mappers.path import canonicalise
 from ext_authz.mappers.places import EVERYTHING, name_problem, version_problem
 from ext_authz.mappers.query import every_parameter
+from ext_authz.mappers.s3_delete import doomed
 from ext_authz.model import AttributeValue, Reason, Refusal
 
 _COPY: Final = "x-amz-copy-source"
@@ -112,6 +113,26 @@ def _source(call: Call) -> tuple[Named, ...] | Refusal:
     return problem if version_problem(version) else (Named("object", path.text[1:], version, "read_data"),)
 
 
+def _posted(call: Call) -> Meaning | Refusal:
+    """Read a POST on a bucket: of a deletion the keys in the body, where they are all plain to see."""
+    meaning = _read(call)
+    if isinstance(meaning, Refusal) or not call.facts.body.data:
+        return meaning
+    first = meaning.named[0]
+    if first.action != "delete_data" or not first.id.endswith(_PREFIX_ID):
+        return meaning
+    data = whole(call.facts, call.max_request_bytes)
+    found = None if isinstance(data, Refusal) else doomed(data)
+    if found is None or any(name_problem(each.key) or version_problem(each.version) for each in found):
+        return meaning
+    bucket = first.id.removesuffix(_PREFIX_ID)
+    named = tuple(first._replace(id=f"{bucket}/{each.key}", version=each.version) for each in found)
+    return meaning._replace(named=(*named, *meaning.named[1:]))
+
+
+_POSTED = Place(
+    "path; query; keys in the body, each (not shown, not plain, over 100: `bucket/*`)", _posted, Reads.MEANING
+)
 _PLACE = Place("path; query, and the headers copy-source, acl, grant-*", _read)
 _ON_BUCKET: Final = (("bucket", "admin"), ("bucket", "list_data"), ("bucket", "read_metadata"), ("object", "admin"),
                      ("object", "delete_data"), ("object", "write_data"), ("object", "read_data"))  # fmt: skip
@@ -122,7 +143,7 @@ def _rows(bucket: str, end: str) -> tuple[Row, ...]:
     keys = f"{bucket}/{{key**}}"
     return (
         *(
-            Row(method, at, action, _PLACE, "bucket", _ON_BUCKET)
+            Row(method, at, action, _POSTED if method == "POST" else _PLACE, "bucket", _ON_BUCKET)
             for at in dict.fromkeys((bucket + end, bucket + "/"))
             for method, action in (
                 ("GET", "list_data"),

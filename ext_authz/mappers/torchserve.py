@@ -1,17 +1,29 @@
 """TorchServe: inference, management and metrics, REST and gRPC.
 
-Law: the server ignores the HTTP method of inference calls, so do we; where the
-model may be in a query or a form it may be any. Non-goal: plugins' endpoints.
+Law: the server ignores the HTTP method of inference calls, so do we; where it
+would take a default of its own the model may be any. Non-goal: plugins' endpoints.
 """
 
 from typing import Final
 
 from ext_authz.mappers import grpc_common
 from ext_authz.mappers.adapter import EVERY, GRPC, Adapter, Call, Meaning, Named, Place, Reads, Row
-from ext_authz.mappers.places import EVERYTHING, PATH, SERVER, message, message_fields, name_in
+from ext_authz.mappers.body import refuse
+from ext_authz.mappers.multipart import FORM, form_fields
+from ext_authz.mappers.places import (
+    EVERYTHING,
+    PATH,
+    SERVER,
+    every_meaning,
+    message,
+    message_fields,
+    name_in,
+    told_meaning,
+)
 from ext_authz.mappers.query import parameters
 from ext_authz.model import Reason, Refusal
 
+_FORM_FIELDS: Final = frozenset({"model_name"})
 _REGISTERS: Final = (("model", "deploy_model"),)
 
 
@@ -35,6 +47,27 @@ def _register_grpc(call: Call) -> Meaning | Refusal:
     return found if isinstance(found, Refusal) else _registered(found[0])
 
 
+def _invoked(call: Call) -> Meaning | Refusal:
+    """Read `model_name` of the query, which the server prefers, or of a form; without one it takes a default."""
+    query = parameters(call.query, _FORM_FIELDS)
+    if isinstance(query, Refusal):
+        return query
+    names = {query["model_name"]} if query.get("model_name") else set()
+    kinds = call.facts.headers.get("content-type", ())
+    if call.facts.body.data and any(FORM in kind.lower() for kind in kinds):
+        fields = form_fields(call.facts, call.max_request_bytes, _FORM_FIELDS)
+        if isinstance(fields, Refusal):
+            return fields
+        if fields.get("model_name"):
+            names.add(fields["model_name"])
+    if not names:
+        return every_meaning(call)
+    if len(names) > 1:
+        return refuse("names another model than the query")
+    name = name_in({"model_name": names.pop()}, "model_name")
+    return name if isinstance(name, Refusal) else Meaning((Named("model", name, "", call.row.action),))
+
+
 def _plain(call: Call) -> Meaning | Refusal:
     """Names that hold `:` are cut at the first one by the V1 and V2 paths."""
     if ":" in call.captured["model"]:
@@ -45,6 +78,7 @@ def _plain(call: Call) -> Meaning | Refusal:
 _REGISTER = Place("query `model_name` (absent, or a JSON body: any)", _register)
 _REGISTER_MESSAGE = Place("message field 5 (empty: any)", _register_grpc, Reads.MEANING)
 _PLAIN = Place("path", _plain)
+_INVOKED = Place("query or form field `model_name` (neither, or not shown: any)", _invoked, Reads.MEANING, told_meaning)
 _NAMED = message(1, 2)
 _MODEL: Final = "/models/{model}"
 _INFERENCE: Final = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
@@ -61,7 +95,7 @@ ADAPTER: Final = Adapter(
         Row(EVERY, "/explanations/{model}", "explain", PATH),
         Row(EVERY, "/explanations/{model}/{version}", "explain", PATH),
         Row(EVERY, "/models/{model}/invoke", "infer", PATH),
-        Row(EVERY, "/invocations", "infer", EVERYTHING),
+        Row(EVERY, "/invocations", "infer", _INVOKED),
         Row(EVERY, "/wfpredict/{workflow}", "infer", PATH, "workflow"),
         Row("POST", "/v1/models/{model}:predict", "infer", _PLAIN),
         Row("POST", "/v2/models/{model}/infer", "infer", _PLAIN),

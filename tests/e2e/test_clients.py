@@ -519,6 +519,11 @@ def test_boto3_writes_lists_reads_and_deletes_what_it_may(world, aws):
     assert [each["Key"] for each in client.list_objects_v2(Bucket="open")["Contents"]] == ["a/b.txt"]
     client.delete_objects(Bucket="open", Delete={"Objects": [{"Key": "a/b.txt"}]})
     assert "Contents" not in direct.list_objects_v2(Bucket="open")
+    world.edge.forget()
+    client.put_object(Bucket="open", Key="x", Body=b"")
+    assert world.mapped()[3] == "open/x"
+    client.delete_objects(Bucket="open", Delete={"Objects": [{"Key": "x"}]})
+    assert world.mapped() == ("allow", "allowed", "object", "open/x", "delete_data"), "the key, not the whole bucket"
 
 
 def test_boto3_raises_access_denied_with_our_sentence(world, aws):

@@ -1,7 +1,7 @@
 """TorchServe."""
 
 import pytest
-from mapping_support import facts, field, grpc, meaning, table
+from mapping_support import ask, facts, field, grpc, meaning, table
 
 ROUTES = table("routes: [{name: ts, host: h, protocol: torchserve}]")
 INFERENCE = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"
@@ -26,7 +26,7 @@ def registered(name):
         ("GET", "/predictions/m/1.0/any/thing", model("infer", version="1.0")),
         ("POST", "/explanations/m", model("explain")),
         ("GET", "/models/m/invoke", model("infer")),
-        ("POST", "/invocations?model_name=m", model("infer", "*")),
+        ("POST", "/invocations?model_name=m", model("infer", "m")),
         ("POST", "/wfpredict/w", [("workflow", "w", "", "infer")]),
         ("POST", "/v1/models/m:predict", model("infer")),
         ("POST", "/v1/models/m:junk:predict", "no_route"),
@@ -80,3 +80,55 @@ def test_a_registration_with_a_json_body_may_name_any_model():
 )
 def test_grpc(path, message, expected):
     assert meaning(ROUTES, grpc(path, message)) == expected
+
+
+BOUNDARY = "multipart/form-data; boundary=xyz"
+
+
+def form(**fields):
+    parts = "".join(
+        f'--xyz\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n' for name, value in fields.items()
+    )
+    return f"{parts}--xyz--\r\n".encode()
+
+
+def invoked(path="/invocations", body=b"", kind=BOUNDARY, **more):
+    return ask(ROUTES, facts("POST", path, "h", body=body, headers={"content-type": kind}, **more))
+
+
+def invoked_model(*args, **more):
+    return [(each.resource.id, each.action) for each in invoked(*args, **more).accesses]
+
+
+def test_an_invocation_names_its_model_in_the_query_or_in_a_form():
+    assert invoked_model("/invocations?model_name=m") == [("m", "infer")]
+    assert invoked_model(body=form(model_name="m", data="x")) == [("m", "infer")]
+    assert invoked_model("/invocations?model_name=m", body=form(model_name="m")) == [("m", "infer")]
+
+
+def test_an_invocation_without_a_name_takes_the_servers_default():
+    assert invoked_model() == [("*", "infer")]
+    assert invoked_model(body=form(data="x")) == [("*", "infer")]
+    assert invoked_model(body=b"model_name=m", kind="application/x-www-form-urlencoded") == [("*", "infer")]
+    assert invoked_model("/invocations?model_name=") == [("*", "infer")]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/invocations?model_name=m", form(model_name="other")),
+        ("/invocations?model_name=a&model_name=b", b""),
+        ("/invocations?Model_Name=a", b""),
+        ("/invocations", form(model_name="a") + form(model_name="b")),
+        (
+            "/invocations",
+            form(model_name="a").replace(
+                b"--xyz--\r\n", b'--xyz\r\nContent-Disposition: form-data; name="model_name"\r\n\r\nb\r\n--xyz--\r\n'
+            ),
+        ),
+        ("/invocations", form(model_name="a")[:-4]),
+        ("/invocations", form(Model_Name="a")),
+    ],
+)
+def test_an_invocation_of_several_readings_is_ambiguous(path, body):
+    assert invoked(path, body).reason == "ambiguous_body"
