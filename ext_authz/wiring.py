@@ -18,12 +18,12 @@ from ext_authz.audit.trail_keys import TrailKeys
 from ext_authz.authn import Chain
 from ext_authz.authn.api_key import ApiKeyAuthenticator
 from ext_authz.authn.api_key_file import read_keys
-from ext_authz.authn.asked import Answers, AskedTokens
+from ext_authz.authn.asked import AskedTokens
 from ext_authz.authn.assertion import AssertionSigner, conflicts
 from ext_authz.authn.jwks import KeySet, KeySetError, from_jwks, from_secret
 from ext_authz.authn.jwt import JwtAuthenticator, JwtIssuer
+from ext_authz.authn.lasting import Lasting
 from ext_authz.authn.mtls import MtlsAuthenticator
-from ext_authz.authn.once import Once
 from ext_authz.authn.remote import NO_KEYS, NOTHING_FETCHED, Fetched
 from ext_authz.authn.roles import RoleBindings
 from ext_authz.authn.signing import (
@@ -54,16 +54,14 @@ _Made = TypeVar("_Made")
 _UNUSABLE: Final = (KeySetError, SigningKeyError, TrustError, ValueError)
 
 
-def build(
-    inputs: Inputs, fetched: Fetched = NOTHING_FETCHED, once: Once | None = None, answers: Answers | None = None
-) -> Snapshot:
+def build(inputs: Inputs, fetched: Fetched = NOTHING_FETCHED, lasting: Lasting | None = None) -> Snapshot:
     """Build the snapshot of inputs that loaded without a mistake, with the keys fetched so far.
 
-    `once` remembers one-time values beyond this snapshot, `answers` what issuers said of tokens.
+    `lasting` is what this snapshot shares with those before and after it.
 
     Raises DocumentError with everything that is wrong beyond reading.
     """
-    builder = _Builder(inputs, once=once, answers=answers)
+    builder = _Builder(inputs, lasting=lasting)
     snapshot = builder.snapshot()
     if builder.mistakes:
         raise DocumentError(builder.mistakes, inputs.texts())
@@ -150,13 +148,10 @@ def open_spool(inputs: Inputs, name: str, keys: TrailKeys) -> Spool:
 class _Builder:
     """Opens one resource after the other; what cannot be opened is a mistake and stands as nothing."""
 
-    def __init__(
-        self, inputs: Inputs, *, whole: bool = True, once: Once | None = None, answers: Answers | None = None
-    ) -> None:
+    def __init__(self, inputs: Inputs, *, whole: bool = True, lasting: Lasting | None = None) -> None:
         # Not whole: what is wrong between the parts was reported with the configuration.
         self.whole = whole
-        self.once = once
-        self.answers = answers
+        self.lasting = lasting or Lasting()
         self.inputs = inputs
         self.settings = inputs.settings
         self.mistakes: list[Diagnostic] = []
@@ -201,7 +196,7 @@ class _Builder:
             RoleBindings(identity.role_bindings),
             identity.unsafe_anonymous,
             address_of=partial(client_address, trusted_proxies=self._proxy_networks()),
-            once=self.once,
+            once=self.lasting.once,
             asked=self._asked(),
         )
 
@@ -251,7 +246,7 @@ class _Builder:
     def _asked(self) -> AskedTokens | None:
         identity = self.settings.identity
         others = [each.subject_prefix for each in identity.jwt]
-        return AskedTokens(identity.asked, others, self.answers) if identity.asked else None
+        return AskedTokens(identity.asked, others, self.lasting.answers) if identity.asked else None
 
     def _issuers(self) -> Iterator[JwtIssuer]:
         for index, settings in enumerate(self.settings.identity.jwt):
@@ -302,7 +297,9 @@ class _Builder:
         if settings is None or str(settings.file) not in self.inputs.files:
             return None
         try:
-            return ApiKeyAuthenticator(settings, read_keys(self.inputs.text(settings.file), str(settings.file)))
+            return ApiKeyAuthenticator(
+                settings, read_keys(self.inputs.text(settings.file), str(settings.file)), self.lasting.used
+            )
         except DocumentError as error:
             self.mistakes += error.diagnostics
         except ValueError as error:

@@ -28,6 +28,7 @@ __all__ = ["Chain"]
 _REMEMBERED: Final = 8192
 _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 _SMALL: Final = 512
+_SECOND: Final = 1_000_000_000
 _NO_CERTIFICATE: Final = Presented(None, None)
 _NO_HEADERS: Final[frozenset[str]] = frozenset()
 
@@ -138,6 +139,8 @@ class Chain:
         revoked = _revocation(identity, presented, state)
         if revoked is not None:
             return revoked
+        if identity.key_id and self.api_keys is not None:
+            self.api_keys.used[identity.key_id] = now_ns // _SECOND
         if self._proofs is not None and found is not None and identity.auth is Auth.JWT:
             return self._proven(self._proofs, facts, found, identity, now_ns)
         return identity

@@ -94,8 +94,12 @@ def digest_of(key: str) -> str:
 class ApiKeyAuthenticator:
     """Looks up presented keys among the records of one file; immutable."""
 
-    def __init__(self, settings: ApiKeysSettings, keys: Iterable[ApiKey]) -> None:
-        """Index the records by digest; raises ValueError when two share one."""
+    def __init__(self, settings: ApiKeysSettings, keys: Iterable[ApiKey], used: dict[str, int] | None = None) -> None:
+        """Index the records by digest; raises ValueError when two share one.
+
+        `used` is told when (Unix seconds) which key was last used, by id.
+        """
+        self.used: dict[str, int] = {} if used is None else used
         self.settings = settings
         self.header = settings.header
         records = tuple(keys)

@@ -16,7 +16,7 @@ from ext_authz.authn import claims as read
 from ext_authz.authn.asked_settings import AskedSettings, IntrospectionSettings, TokenReviewSettings
 from ext_authz.authn.binding import binding
 from ext_authz.authn.cache import Verdicts
-from ext_authz.authn.claimed_identity import IdentityReader, audience
+from ext_authz.authn.claimed_identity import IdentityReader, audience, mfa_until
 from ext_authz.authn.claims import ClaimError
 from ext_authz.authn.jws import JwsError, parse_compact, strict_json
 from ext_authz.authn.jwt import NS, VerifiedToken, unheld
@@ -141,7 +141,7 @@ class AskedTokens:
         if isinstance(verified, Refusal):
             return verified
         problem = unheld(verified, fingerprint, now_ns)
-        return verified if problem is None else problem
+        return verified.at(now_ns) if problem is None else problem
 
     def _judged(self, answer: Answer, payload: Mapping[str, Any], settings: AnySettings) -> VerifiedToken | Refusal:
         try:
@@ -158,11 +158,12 @@ class AskedTokens:
                 expires_at=answer.until_ns // NS if expires is None else expires,
                 proven_key=bound.key or "",
             )
+            lapses = mfa_until(payload, settings, issued)
         except ClaimError as error:
             return Refusal(Reason.INVALID_TOKEN, str(error), claimed(payload.get("sub")))
         from_ns = max(0, begins - settings.leeway) * NS
         until_ns = answer.until_ns if expires is None else expires * NS
-        return VerifiedToken(identity, from_ns, until_ns, early, bound, answer.size)
+        return VerifiedToken(identity, from_ns, until_ns, early, bound, answer.size).lapsing(lapses)
 
 
 def _addressed(payload: Mapping[str, Any], settings: AnySettings) -> None:

@@ -35,6 +35,10 @@ class Grants(Protocol):
         """What says that more than one factor was used."""
 
     @property
+    def leeway(self) -> int:
+        """How far clocks may differ, in seconds."""
+
+    @property
     def jwt_svid(self) -> bool:
         """Whether its subjects may be SPIFFE IDs."""
 
@@ -121,4 +125,14 @@ def audience(payload: Mapping[str, Any], accepted: Collection[str]) -> None:
 def _mfa(payload: Mapping[str, Any], settings: MfaSettings) -> bool:
     methods = read.texts(payload, "amr") if "amr" in payload else frozenset()
     context = payload.get("acr")
-    return not methods.isdisjoint(settings.amr) or (isinstance(context, str) and context in settings.acr)
+    said = not methods.isdisjoint(settings.amr) or (isinstance(context, str) and context in settings.acr)
+    return said and (settings.max_age is None or "auth_time" in payload)
+
+
+def mfa_until(payload: Mapping[str, Any], settings: Grants, issued_at: int | None) -> int | None:
+    """Return until when (Unix seconds) the factors count, None: as long as the token. Raises ClaimError."""
+    when = read.date(payload, "auth_time")
+    if when is not None and issued_at is not None and when > issued_at + settings.leeway:
+        raise ClaimError("`auth_time` is after `iat`")
+    age = settings.mfa.max_age
+    return None if age is None or when is None else when + age

@@ -7,13 +7,13 @@ Non-goal: revocation, role bindings and where tokens are found (the chain).
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ext_authz.authn import claims as read
 from ext_authz.authn.binding import UNBOUND, Binding, binding
 from ext_authz.authn.cache import Verdicts
-from ext_authz.authn.claimed_identity import IdentityReader, audience
+from ext_authz.authn.claimed_identity import IdentityReader, audience, mfa_until
 from ext_authz.authn.claims import ClaimError
 from ext_authz.authn.jwks import KeySet
 from ext_authz.authn.jws import MAX_TOKEN_BYTES, Compact, JwsError, parse_compact, strict_json
@@ -27,6 +27,7 @@ OWN_TYPE: Final = "at+jwt"
 _FOREIGN_TYPES: Final = frozenset({"", "jwt", OWN_TYPE})
 _SVID_TYPES: Final = _FOREIGN_TYPES | {"jose"}
 NS: Final = 1_000_000_000
+FOREVER: Final = 2**62
 _REMEMBERED: Final = 8192
 _REMEMBERED_BYTES: Final = 8 * 1024 * 1024
 
@@ -62,7 +63,8 @@ class VerifiedToken:
     """A token whose signature, shape and issuer hold; `from_ns` ≤ now < `until_ns` must be compared on each check.
 
     `early` says what is wrong before `from_ns`; `bound` is what must be proven beside the token (of a key, that is
-    the chain's to see to). `size` is the token's in bytes.
+    the chain's to see to). `size` is the token's in bytes. From `lapses_ns` on it counts as `lapsed`: without the
+    factors that were used too long ago.
     """
 
     identity: Identity
@@ -71,6 +73,21 @@ class VerifiedToken:
     early: str
     bound: Binding
     size: int
+    lapses_ns: int = FOREVER
+    lapsed: "VerifiedToken | None" = None
+
+    def at(self, now_ns: int) -> "VerifiedToken":
+        """Return the token as it counts now."""
+        return self if self.lapsed is None or now_ns < self.lapses_ns else self.lapsed
+
+    def lapsing(self, until: int | None) -> "VerifiedToken":
+        """Return this token with factors that count until `until` (Unix seconds), None: as long as it does."""
+        if until is None or not self.identity.mfa:
+            return self
+        ends = self.identity.expires_at
+        fresh = replace(self.identity, expires_at=until if ends is None else min(ends, until))
+        lapsed = replace(self, identity=replace(self.identity, mfa=False))
+        return replace(self, identity=fresh, lapses_ns=until * NS, lapsed=lapsed)
 
 
 def unheld(verified: VerifiedToken, fingerprint: str, now_ns: int) -> Refusal | None:
@@ -159,7 +176,7 @@ class JwtAuthenticator:
             who = claimed(verified.identity.name)
             return Refusal(Reason.INVALID_TOKEN, "the keys of its issuer are older than `max_stale`", who)
         problem = unheld(verified, fingerprint, now_ns)
-        return verified if problem is None else problem
+        return verified.at(now_ns) if problem is None else problem
 
     def _verify(self, token: str) -> VerifiedToken | Refusal:
         subject = ""
@@ -222,7 +239,8 @@ class JwtAuthenticator:
             payload, settings, issued_at=issued, expires_at=expires, proven_key=bound.key or "", own=issuer.own
         )
         from_ns, until_ns = (begins - settings.leeway) * NS, (expires + settings.leeway) * NS
-        return VerifiedToken(identity, from_ns, until_ns, early, bound, size)
+        verified = VerifiedToken(identity, from_ns, until_ns, early, bound, size)
+        return verified.lapsing(mfa_until(payload, settings, issued))
 
 
 class _UnknownKeyError(JwsError):

@@ -90,6 +90,8 @@ class MfaSettings(Settings):
     """Values of `amr` of which one is enough."""
     acr: tuple[NonEmptyText, ...] = ()
     """Values of `acr` that are enough."""
+    max_age: Seconds | None = None
+    """They count for so long after `auth_time`; a token without `auth_time` has them not."""
 
 
 class JwtSettings(Settings):

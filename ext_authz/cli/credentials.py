@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from ext_authz.cli.changes import open_store, operator
 from ext_authz.cli.frame import (
     DEFAULT_CONFIG,
     DOES_NOT_HOLD,
@@ -30,7 +31,11 @@ from ext_authz.cli.frame import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from ext_authz.authn.api_key import ApiKey
     from ext_authz.settings import Network
+    from ext_authz.state.changes import Change
 
 apikey = typer.Typer(help="Manage the hashed API key file.", no_args_is_help=True)
 token = typer.Typer(help="Mint tokens of this installation.", no_args_is_help=True)
@@ -73,7 +78,9 @@ def new(
             note=note,
             cidrs=[_network(each) for each in cidr or []],
         )
-        add_key(path, record)
+        with open_store(config) as store:
+            add_key(path, record)
+            store.append(_change(record))
     ends = f"until {clock_text(record.expires)}" if record.expires is not None else "without an end"
     complain(f"key {record.id} for key:{printable(subject)}, valid {ends}, added to {path}")
     say(key)
@@ -81,7 +88,7 @@ def new(
 
 @apikey.command("list")
 def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> None:
-    """List the keys: whose they are and how long they hold.
+    """List the keys: whose they are, how long they hold, and when servers of this `run_dir` last saw them used.
 
     Example: `ext-authz apikey list --json`
     """
@@ -90,6 +97,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
     path = _key_file(config)
     with _user_mistakes(path):
         keys = list_keys(path)
+    used = _last_uses(config)
     if json:
         import orjson
 
@@ -103,6 +111,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
                 "created": clock_text(key.created) or None,
                 "expires": clock_text(key.expires) or None,
                 "revoked": clock_text(key.revoked) or None,
+                "last_used": clock_text(used.get(key.id)) or None,
                 "note": key.note,
             }
             for key in keys
@@ -115,7 +124,9 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
     from rich.table import Table
     from rich.text import Text
 
-    table = Table("id", "subject", "roles", "org", "networks", "expires", "revoked", "note", box=None, pad_edge=False)
+    table = Table(
+        "id", "subject", "roles", "org", "networks", "expires", "revoked", "last used", "note", box=None, pad_edge=False
+    )
     for key in keys:
         cells = (
             key.id,
@@ -125,6 +136,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
             ", ".join(map(str, key.cidrs)),
             clock_text(key.expires) or "never",
             clock_text(key.revoked),
+            clock_text(used.get(key.id)),
             key.note,
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
@@ -140,12 +152,32 @@ def revoke(
 
     Example: `ext-authz apikey revoke 4f1d2c3b5a69`
     """
-    from ext_authz.authn.api_key_file import revoke_key
+    from ext_authz.authn.api_key_file import list_keys, revoke_key
 
     path = _key_file(config)
-    with _user_mistakes(path):
+    with _user_mistakes(path), open_store(config) as store:
+        before = {key.id for key in list_keys(path) if key.revoked is not None}
         record = revoke_key(path, key_id, int(time.time()))
+        if record.id not in before:
+            store.append(_change(record))
     say(f"revoked {record.id} of key:{printable(record.subject)} at {clock_text(record.revoked)}")
+
+
+def _change(record: "ApiKey") -> "Change":
+    """Return what the audit trail is told of a key that was made or withdrawn."""
+    from ext_authz.state.changes import Change, Kind
+
+    withdrawn = record.revoked is not None
+    return Change(
+        kind=Kind.API_KEY,
+        by=operator(),
+        at_ns=time.time_ns(),
+        reason=record.note,
+        withdraw=withdrawn,
+        subject=f"key:{record.subject}",
+        key_id=record.id,
+        expires_at=None if withdrawn else record.expires,
+    )
 
 
 def _network(text: str) -> "Network":
@@ -157,6 +189,15 @@ def _network(text: str) -> "Network":
         return parse_cidr(text)
     except PydanticCustomError as error:
         raise CommandError(f"--cidr: {error.message()}") from None
+
+
+def _last_uses(config: Path) -> "Mapping[str, int]":
+    from ext_authz.config import load
+    from ext_authz.server.last_use import last_uses
+
+    loaded = load(config, os.environ, frozenset({"run_dir"}))
+    assert loaded.settings is not None  # noqa: S101  load raises otherwise
+    return last_uses(loaded.settings.run_dir)
 
 
 def _key_file(config: Path) -> Path:

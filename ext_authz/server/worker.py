@@ -10,13 +10,15 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import orjson
 
 from ext_authz import wiring
 from ext_authz.audit.redact import Redaction
 from ext_authz.audit.spool import AuditUnavailable, Committer
-from ext_authz.authn.asked import Answer, Answers
+from ext_authz.authn.asked import Answer
+from ext_authz.authn.lasting import Lasting
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs, Settings
 from ext_authz.documents import DocumentError
@@ -24,6 +26,7 @@ from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.model import Question
 from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
+from ext_authz.server.last_use import LastUseWriter
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.once_table import OnceTable
@@ -58,7 +61,9 @@ class Worker:
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._fetched = fetched
         self._key_waits = KeyWaits(self._want)
-        self._answers = Answers()
+        self._once: OnceTable | None = None
+        self._lasting = Lasting()
+        self._last_use = LastUseWriter(self._lasting.used, settings.run_dir, self._name)
         self._token_waits = TokenWaits(self._question)
         self._service = Service(
             read_state=lambda: self._state.state,
@@ -70,7 +75,6 @@ class Worker:
             report_errors=settings.server.report_errors,
             redaction=Redaction(settings.audit.redact),
         )
-        self._once: OnceTable | None = None
         self._adopt(inputs)
         self._transport: Transport = open_transport(
             settings.server.transport, self._service, _listen_options(settings, number)
@@ -82,6 +86,7 @@ class Worker:
         self._committer.start()
         self._key_waits.start()
         self._token_waits.start()
+        self._last_use.start()
         self._state.start()
         self._metrics_writer.start()
         if not self._state.ready:
@@ -104,6 +109,7 @@ class Worker:
         self._committer.stop()
         self._spool.close()
         self._metrics_writer.stop()
+        self._last_use.stop()
 
     def _follow(self) -> None:
         while (message := self._link.receive()) is not None:
@@ -126,17 +132,18 @@ class Worker:
                 except Exception as error:  # noqa: BLE001
                     log.line(self._name, f"cannot read an issuer's answer: {type(error).__name__}")
                 else:
-                    self._answers.put(key, answer)
+                    self._lasting.answers.put(key, answer)
                     self._token_waits.arrived(key)
         self._done.set()
 
     def _adopt(self, inputs: Inputs) -> None:
         if self._once is None and inputs.settings.identity.reads_proofs:
             self._once = OnceTable(self._settings.run_dir)
+            self._lasting = replace(self._lasting, once=self._once)
         usual = sys.getswitchinterval()
         sys.setswitchinterval(BUILDING_SWITCH_SECONDS)
         try:
-            snapshot = wiring.build(inputs, self._fetched, self._once, self._answers)
+            snapshot = wiring.build(inputs, self._fetched, self._lasting)
         finally:
             sys.setswitchinterval(usual)
         self._service.snapshot = snapshot

@@ -29,6 +29,7 @@ class Kind(StrEnum):
     QUARANTINE = "quarantine"
     RISK = "risk"
     REFUSAL = "refusal"
+    API_KEY = "api_key"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,8 @@ class Change:
     by (policy, group, subject) and `resource` where given, a revocation by all
     its fields, quarantine and risk by subject. "" and None mean "not given".
     `decision_id`, `decision` (a reason), `decided_by` (a policy's id) and `policy_revision` say what the policies said
-    of the approver; a refusal is an approval that they did not allow, and changes nothing.
+    of the approver; a refusal is an approval that they did not allow, and changes nothing. Nor does an API key that was
+    made or withdrawn in its file: both are here for the record.
     """
 
     kind: Kind
@@ -212,6 +214,7 @@ _FIELDS: Final = {
     Kind.QUARANTINE: frozenset({"subject", "expires_at"}),
     Kind.RISK: frozenset({"subject", "expires_at", "risk"}),
     Kind.REFUSAL: frozenset({"subject", "policy", "group", "resource"}) | _RULING,
+    Kind.API_KEY: frozenset({"subject", "key_id", "expires_at"}),
 }
 
 
@@ -248,6 +251,10 @@ def _revocation(change: Change) -> str | None:
     return None
 
 
+def _api_key(change: Change) -> str | None:
+    return None if change.key_id and change.subject else "an API key has an id and a subject"
+
+
 def _quarantine(change: Change) -> str | None:
     if not change.subject:
         return "a quarantine names a subject"
@@ -280,4 +287,5 @@ _PROBLEMS: Final = {
     Kind.QUARANTINE: _quarantine,
     Kind.RISK: _risk,
     Kind.REFUSAL: _refusal,
+    Kind.API_KEY: _api_key,
 }

@@ -11,6 +11,7 @@ from served import Served
 
 from ext_authz import config, wiring
 from ext_authz.authn.asked import Answer, Answers
+from ext_authz.authn.lasting import Lasting
 from ext_authz.server.asking_issuers import IssuerAsker
 from ext_authz.server.token_waits import TokenWaits
 from ext_authz.state import EMPTY_STATE
@@ -41,7 +42,7 @@ class ServedAsking(Served):
         self.waits = TokenWaits(lambda each: self.asker.question(each.issuer, each.key, each.token), **waits)
         self.waits.start()
         self.service._token_waits = self.waits
-        self.service.snapshot = wiring.build(inputs, answers=self.answers)
+        self.service.snapshot = wiring.build(inputs, lasting=Lasting(answers=self.answers))
 
     def _arrived(self, key: str, answer: Answer) -> None:
         self.answers.put(*Answer.from_bytes(answer.to_bytes(key)))

@@ -426,3 +426,23 @@ def test_a_proxys_own_certificate_in_the_header_is_no_callers() -> None:
     authenticators = chain(mtls=SPIFFE, store=verified_store(), peers=[PEER])
     request = facts({"x-forwarded-client-cert": f'Cert="{gateway.encoded}"'}, **from_leaf(gateway))
     assert refused(authenticators, request).reason is Reason.NO_CREDENTIALS
+
+
+def test_factors_count_for_so_long_after_they_were_used() -> None:
+    authenticators = chain(jwt=[issuer(mfa={"amr": ["mfa"], "max_age": "5m"})])
+    text = bearer(token(claims(amr=["mfa"], auth_time=NOW - 200)))
+    fresh = who(authenticators, facts(text))
+    assert (fresh.mfa, fresh.expires_at) == (True, NOW + 100)
+    for second, expected in ((99, True), (100, False), (300, False)):
+        assert who(authenticators, facts(text), now_ns=NOW_NS + second * NS).mfa is expected
+    later = who(authenticators, facts(text), now_ns=NOW_NS + 100 * NS)
+    assert later.expires_at == NOW + 600
+    assert not who(authenticators, facts(bearer(token(claims(amr=["mfa"]))))).mfa
+    assert who(chain(), facts(text)).mfa
+
+
+@pytest.mark.parametrize("when", [NOW, "yesterday", -1, True, NOW + 0.5])
+def test_a_time_of_authentication_that_cannot_be_makes_the_token_bad(when: Any) -> None:
+    answer = refused(chain(), facts(bearer(token(claims(amr=["mfa"], auth_time=when)))))
+    assert answer.reason is Reason.INVALID_TOKEN
+    assert "`auth_time`" in answer.detail
