@@ -23,6 +23,7 @@ from ext_authz.envelope.keys import DATA_KEY_BYTES, Context, KeyProvider, Wrappe
 SCHEMA: Final = "ext_authz.segment_key/1"
 SALT_BYTES: Final = 32
 RETRY_SECONDS: Final = 5.0
+_MAX_KNOWN: Final = 1024
 _POLL_SECONDS: Final = 0.002
 _MAX_KEY_FILE: Final = 64 * 1024
 
@@ -87,11 +88,15 @@ class DataKeys:
         *,
         entropy: Callable[[int], bytes] = os.urandom,
         monotonic: Callable[[], float] = time.monotonic,
+        reopen: OpenKey | None = None,
     ) -> None:
         self.log_id = log_id
         self.failures = 0
         self.last_error = ""
         self._provider = provider
+        self._reopen = reopen
+        self._under = ""
+        self._rotations: list[tuple[str, str]] = []
         self._entropy = entropy
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -102,9 +107,19 @@ class DataKeys:
     def wrap(self, number: int) -> None:
         """Make the data key of segment `number` now; may take seconds. Raises KeyUnavailableError."""
         data_key = self._entropy(DATA_KEY_BYTES)
+        if self._under and self._reopen is not None:
+            self._provider = self._reopen()
         wrapped = self._provider.wrap(data_key, context_of(self.log_id, number))
         with self._lock:
             self._ready.setdefault(number, (data_key, wrapped))
+            before, self._under = self._under, str(wrapped)
+            if before and before != self._under:
+                self._rotations.append((before, self._under))
+
+    def rotation(self) -> tuple[str, str] | None:
+        """Return the next change of the wrapping key that was not returned before, as (before, after)."""
+        with self._lock:
+            return self._rotations.pop(0) if self._rotations else None
 
     def prepare(self, number: int) -> None:
         """See to it that the key of segment `number` will be there; returns at once."""
@@ -173,7 +188,10 @@ class Opener:
         known = self._known.get(data)
         if known is None:
             header, mac = read_header(data)
-            known = self._known[data] = Segment(header, mac, self.data_key(path, header))
+            known = Segment(header, mac, self.data_key(path, header))
+            if len(self._known) >= _MAX_KNOWN:
+                self._known = {}
+            self._known[data] = known
         return known
 
     def data_key(self, path: Path, header: Header) -> bytes:

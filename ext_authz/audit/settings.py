@@ -124,7 +124,7 @@ class SpoolSettings(Settings):
     is missing, and records how much when there is space again."""
     segment_bytes: Annotated[int, BeforeValidator(_segment_bytes), _SIZE] = 64 * 2**20
     """A new segment with a new data key begins after this many bytes …"""
-    segment_age: Annotated[int, BeforeValidator(_segment_age), _AGE] = 3600
+    segment_age: Annotated[int, BeforeValidator(_segment_age), _AGE] = 86_400
     """… or this long after the last one, where there were events."""
 
 

@@ -17,7 +17,7 @@ from typing import Final
 
 from ext_authz.audit.checkpoint import Signer
 from ext_authz.audit.committer import Committer
-from ext_authz.audit.event import checkpoint_event, gap_event
+from ext_authz.audit.event import checkpoint_event, gap_event, lifecycle_event
 from ext_authz.audit.ledger import Ledger
 from ext_authz.audit.merkle import Range
 from ext_authz.audit.open_segment import (
@@ -29,7 +29,7 @@ from ext_authz.audit.open_segment import (
     reseal,
     trail_bytes,
 )
-from ext_authz.audit.sealing import DataKeys
+from ext_authz.audit.sealing import DataKeys, OpenKey
 from ext_authz.audit.segment import MAX_FRAMES, OVERHEAD_BYTES, Kind
 from ext_authz.envelope.errors import EnvelopeError
 from ext_authz.envelope.keys import KeyProvider
@@ -43,6 +43,7 @@ EXTENDED: Final = 4
 TIGHT: Final = 0.8
 """The share of `max_bytes` from which denials of strangers are coalesced."""
 KEY_SECONDS: Final = 1.0
+MEASURE_SECONDS: Final = 5.0
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _EVENT: Final = int(Kind.EVENT)
 MiB: Final = 2**20
@@ -58,7 +59,7 @@ class Limits:
 
     max_bytes: int = 10 * 1024 * MiB
     segment_bytes: int = 64 * MiB
-    segment_seconds: float = 3600.0
+    segment_seconds: float = 86_400.0
     drop: bool = False
 
 
@@ -93,6 +94,7 @@ class Spool:
         self._closed = self._torn = self._broken = self._exhausted = self._trouble = False
         self._missed_since = 0
         self._room = limits.max_bytes
+        self._measured = -MEASURE_SECONDS
         # Up to here everything is on the disk: the next seq, and the tree of what came before.
         self._durable: tuple[int, Range] = (0, ledger.tree())
         self._number = 0
@@ -110,10 +112,12 @@ class Spool:
         limits: Limits | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
         entropy: Callable[[int], bytes] = os.urandom,
+        reopen: OpenKey | None = None,
     ) -> "Spool":
         """Open a new log for the process `name` (`worker-0`, `control`) in `directory`, made 0700 where missing.
 
-        `keys` wraps the data keys: the first two now, which may take seconds. Raises AuditUnavailable when the folder
+        `keys` wraps the data keys: the first two now, which may take seconds. `reopen` gives it anew before each later
+        one, for a keyring to be read again. Raises AuditUnavailable when the folder
         cannot be used, others can write it, or no key can be wrapped.
         """
         try:
@@ -121,7 +125,7 @@ class Spool:
             if problem:
                 raise AuditUnavailable(problem)
             log_id = make_log_id(name, clock_ns(), entropy)
-            made = DataKeys(keys, log_id, entropy=entropy)
+            made = DataKeys(keys, log_id, entropy=entropy, reopen=reopen)
             made.wrap(0)
             made.wrap(1)
             return cls(directory, log_id, query_key_of(directory), made, Ledger(log_id, signer), limits or Limits())
@@ -135,53 +139,40 @@ class Spool:
         """Bytes in the open segment."""
         return self._part.size
 
-    def append(self, make: Callable[[int], bytes]) -> int:
+    def append(self, make: Callable[[int], bytes], *, again: bool = False) -> int:
         """Record the line that `make(seq)` returns (without newline) and return its seq, or DROPPED.
 
+        `again`: the caller will try again, so that nothing is dropped, and a failure not counted as missed.
         Raises AuditUnavailable when it is not in the file; whatever `make` raises leaves the log as it was.
         """
         if self._pid != os.getpid():
             raise AuditUnavailable(f"{self.log_id}: the log belongs to another process")
         with self._lock:
-            if self._trouble:
-                self._mend()
+            if self._trouble and (why := self._mend()):
+                return self._refused(why, full=False, again=again)
             seq, part = self.seq, self._part
             line = make(seq)
             size = len(line) + OVERHEAD_BYTES
             counter = part.counter
             if size > self._room or counter >= MAX_FRAMES:
-                return self._refused(f"{self.directory}: `audit.spool.max_bytes` is reached", full=True)
+                return self._refused(f"{self.directory}: `audit.spool.max_bytes` is reached", full=True, again=again)
             part.counter = counter + 1
             frame = part.segment.seal(_EVENT, line, part.size, counter, part.events)
             try:
                 written = os.write(part.fd, frame)
             except OSError as error:
                 self._tear()
-                return self._refused(_text(error, self.directory), full=error.errno in _FULL)
+                return self._refused(_text(error, self.directory), full=error.errno in _FULL, again=again)
             if written != size:
                 # The disk is full or a limit was hit in the middle of the frame.
                 self._tear()
-                return self._refused(f"{self.directory}: short write", full=True)
+                return self._refused(f"{self.directory}: short write", full=True, again=again)
             part.size += size
             part.events += 1
             self._room -= size
             self.seq = seq + 1
             self.ledger.add(line)
             return seq
-
-    def put(self, make: Callable[[int], bytes]) -> int:
-        """Like `append`, for an event that the caller will try again: never dropped, and a failure is not counted."""
-        if self._pid != os.getpid():
-            raise AuditUnavailable(f"{self.log_id}: the log belongs to another process")
-        try:
-            seq = self.append(make)
-        except AuditUnavailable:
-            self._uncount(1)
-            raise
-        if seq == DROPPED:
-            self._uncount(1)
-            raise AuditUnavailable(f"{self.directory}: no space left")
-        return seq
 
     def append_all(self, makes: Sequence[Callable[[int], bytes]]) -> int:
         """Record several events with one `write` and return how many of them, from the first, are in the log.
@@ -281,6 +272,7 @@ class Spool:
             if self._broken:
                 return
         self._record_gap()
+        self._record_rotation()
         if self.ledger.due():
             self._checkpoint("interval")
         if self._rotation_due(1) and not self.rotate() and self._rotation_due(EXTENDED):
@@ -330,23 +322,16 @@ class Spool:
                     for part in (*self._older, self._part):
                         part.close()
 
-    def _refused(self, why: str, *, full: bool) -> int:
-        self._miss(1)
-        if full and self._limits.drop:
-            return DROPPED
+    def _refused(self, why: str, *, full: bool, again: bool) -> int:
+        if not again:
+            self._missed_since = self._missed_since if self.missed else time.time_ns()
+            self.missed += 1
+            if full and self._limits.drop:
+                return DROPPED
         raise AuditUnavailable(why)
 
-    def _miss(self, count: int) -> None:
-        if count > 0:
-            self._missed_since = self._missed_since if self.missed else time.time_ns()
-            self.missed += count
-
-    def _uncount(self, count: int) -> None:
-        with self._lock:
-            self.missed -= count
-
-    def _mend(self) -> None:
-        """Bring the file back to whole frames, or raise."""
+    def _mend(self) -> str:
+        """Bring the file back to whole frames; return why that is not possible, "" where it is."""
         why = ""
         if self._closed:
             why = f"{self.log_id}: the log is closed"
@@ -356,10 +341,8 @@ class Spool:
             why = f"{self.log_id}: no data key could be wrapped for too long: {self.keys.last_error}"
         elif self._torn:
             why = self._cut()
-        if why:
-            self._miss(1)
-            raise AuditUnavailable(why)
-        self._trouble = False
+        self._trouble = bool(why)
+        return why
 
     def _cut(self) -> str:
         """Cut the file back to whole frames; return why that is not possible, "" where it is."""
@@ -407,16 +390,29 @@ class Spool:
             return
         log_id, now_ns = self.log_id, time.time_ns()
         with contextlib.suppress(AuditUnavailable):
-            self.put(
-                lambda seq: gap_event(count, log_id=log_id, seq=seq, since_ns=since, until_ns=now_ns, now_ns=now_ns)
+            self.append(
+                lambda seq: gap_event(count, log_id=log_id, seq=seq, since_ns=since, until_ns=now_ns, now_ns=now_ns),
+                again=True,
             )
-            self._uncount(count)
+            with self._lock:
+                self.missed -= count
+
+    def _record_rotation(self) -> None:
+        """Put on record that data keys are wrapped under another key than before."""
+        while (found := self.keys.rotation()) is not None:
+            with contextlib.suppress(AuditUnavailable):
+                self.append(_rotated(self.log_id, *found, time.time_ns()))
 
     def _measure(self) -> None:
+        """Look how large the trail is; now and then while it is less than half of what it may be."""
+        limit, now = self._limits.max_bytes, time.monotonic()
+        if self._room > limit // 2 and now < self._measured + MEASURE_SECONDS:
+            return
+        self._measured = now
         used = trail_bytes(self.directory)
         with self._lock:
-            self._room = self._limits.max_bytes - used
-            self.tight = used >= TIGHT * self._limits.max_bytes
+            self._room = limit - used
+            self.tight = used >= TIGHT * limit
 
     def _rotation_due(self, times: int) -> bool:
         """Whether the open segment is that many times as large or old as it should get."""
@@ -467,6 +463,11 @@ class Spool:
         for part in self._older:
             part.close()
         self._older = []
+
+
+def _rotated(log_id: str, before: str, after: str, now_ns: int) -> Callable[[int], bytes]:
+    details = {"before": before, "after": after}
+    return lambda seq: lifecycle_event("key_rotation", log_id=log_id, seq=seq, now_ns=now_ns, details=details)
 
 
 def _text(error: OSError, directory: Path) -> str:

@@ -106,7 +106,10 @@ def decrypt(
 
 
 def rewrap(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE…", help="Encrypted files, changed in place.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(metavar="FILE…", help="Encrypted files, changed in place; or segments (`.seg`) of the trail."),
+    ],
     key: KeyOption = "",
     to: Annotated[
         str, typer.Option("--to", metavar="KEY", help="The key to move to. Without: the newest version of `--key`.")
@@ -131,10 +134,14 @@ def rewrap(
 
 
 def _rewrap(file: Path, current: "KeyProvider", target: "KeyProvider") -> None:
+    from ext_authz.audit.trail import segment_of
     from ext_authz.envelope.rewrap import LockedFile
     from ext_authz.envelope.rewrap import rewrap as move
 
     shown = printable(str(file))
+    if segment_of(file) is not None:
+        _rewrap_segment(file, current, target)
+        return
     with _mistakes(shown), _regular(file) as opened:
         try:
             with LockedFile(opened.fileno()) as disk:
@@ -142,6 +149,19 @@ def _rewrap(file: Path, current: "KeyProvider", target: "KeyProvider") -> None:
         except BlockingIOError:
             raise CommandError(f"{shown}: another rewrap is at work on it") from None
     say(f"{shown}: {printable(str(done.name))} from {printable(str(done.before))} to {printable(str(done.after))}")
+
+
+def _rewrap_segment(file: Path, current: "KeyProvider", target: "KeyProvider") -> None:
+    """Move a segment of the audit trail: its wrapped key stands in a file of its own."""
+    from ext_authz.audit.sealing import rewrap_key
+    from ext_authz.audit.segment import HEADER_BYTES, read_header
+
+    shown = printable(str(file))
+    with _mistakes(shown):
+        with file.open("rb") as opened:
+            header, _ = read_header(opened.read(HEADER_BYTES))
+        before, after = rewrap_key(file, header, current, target)
+    say(f"{shown}: {printable(header.log_id)} from {printable(str(before))} to {printable(str(after))}")
 
 
 def _regular(file: Path) -> FileIO:

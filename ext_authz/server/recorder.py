@@ -83,10 +83,11 @@ class Recorder:
                 return count  # another store stands here now: the next look begins with that one
             for change in page.changes:
                 log_id, now_ns = self._spool.log_id, self._clock_ns()
-                self._spool.put(
+                self._spool.append(
                     lambda seq, c=change, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
                         c, store_id=store_id, log_id=i, seq=seq, now_ns=n, redaction=self._redaction
-                    )
+                    ),
+                    again=True,
                 )
                 last = self._seen[store_id] = change.id
                 count += 1

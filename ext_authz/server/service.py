@@ -271,7 +271,7 @@ class Service:
 
     def _write_coalesced(self, last: tuple[Outcome, Snapshot | None], count: int) -> bool:
         try:
-            self._spool.put(self._event(*last, coalesced=count))
+            self._spool.append(self._event(*last, coalesced=count), again=True)
         except AuditUnavailable:
             return False
         return True

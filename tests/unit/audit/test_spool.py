@@ -446,11 +446,26 @@ def test_what_will_be_tried_again_is_never_dropped_or_counted(tmp_path: Path, mo
     with monkeypatch.context() as patched:
         patched.setattr(os, "write", fail(errno.ENOSPC))
         with pytest.raises(AuditUnavailable):
-            spool.put(line)
+            spool.append(line, again=True)
         assert spool.append(line) == DROPPED
     assert spool.missed == 1
-    assert spool.put(line) == 0
+    assert spool.append(line, again=True) == 0
     spool.close()
+
+
+def test_another_version_of_the_wrapping_key_is_taken_at_the_next_segment_and_is_an_event(tmp_path: Path) -> None:
+    keys = MemoryKey()
+    spool = new_spool(tmp_path, keys=keys, reopen=lambda: keys)
+    spool.append(line)
+    keys.rotate()
+    assert spool.rotate()
+    assert spool.keys.wait(2, 5)
+    spool.check()
+    spool.check()
+    spool.close()
+    events = [entry.event for entry in Trail([tmp_path], lambda: keys).entries()]
+    assert [event.get("event") for event in events] == [None, "key_rotation"]
+    assert events[1]["details"] == {"before": "memory:memory version 1", "after": "memory:memory version 2"}
 
 
 @pytest.mark.parametrize(
