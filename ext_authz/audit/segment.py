@@ -1,4 +1,4 @@
-"""The file format of the trail: a header in clear text, then sealed frames; docs/audit.md has it to the byte.
+"""The file format of the trail: a header in clear text, then sealed frames; docs/trail-format.md has it to the byte.
 
 Law: a frame opens only in its place (file offset) of its segment, as its kind, with its number; what does not open
 is Damage, and reading goes on behind it. Pure: no files, no clocks, no randomness. Non-goal: whether all is there.
