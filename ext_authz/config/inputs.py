@@ -250,6 +250,9 @@ class _Collected:
             self.bundle_error = error
             self.mistakes.append(Diagnostic(mark_at(self.node, place), f"bundle refused ({error.problem}): {error}"))
             return
+        if not self.bundle.policies and not self.settings.policies.files:
+            # As with a glob that matches nothing: an empty set is a slip, and would deny everything.
+            self.mistakes.append(Diagnostic(mark_at(self.node, place), "the bundle holds no policies, nor does a file"))
         for path, data in self.bundle.files.items():
             if not is_test(path):
                 self.files[PREFIX + path] = data

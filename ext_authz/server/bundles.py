@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
+from urllib.parse import urlsplit
 
 from ext_authz import config, wiring
 from ext_authz.bundle.kept import archive_path, keep
@@ -78,7 +79,9 @@ def fetch_and_adopt(config_file: Path, environ: Mapping[str, str], settings: Bun
     try:
         document = fetch_bundle(settings)
     except FetchError as error:
-        raise BundleError(Problem.UNREACHABLE, f"cannot be fetched from `{settings.url}`: {error}") from None
+        # Of the URL only what is no secret: a query may hold a signature.
+        where = urlsplit(settings.url)
+        raise BundleError(Problem.UNREACHABLE, f"`{where.netloc}{where.path}`: {error}") from None
     return adopt(config_file, environ, document.body)
 
 

@@ -28,16 +28,12 @@ from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
 from ext_authz.server.asking_issuers import IssuerAsker
-from ext_authz.server.bundles import BundleKeeper, Came
+from ext_authz.server.bundle_desk import BundleDesk
 from ext_authz.server.exposition import render
 from ext_authz.server.keys import KeyKeeper
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import (
     AUDIT_EVENTS,
-    BUNDLE_CHECKED,
-    BUNDLE_EXPIRES,
-    BUNDLE_FETCHES,
-    BUNDLE_REVISION,
     KEY_FETCHES,
     KEYS_AGE,
     KEYS_USABLE,
@@ -100,10 +96,7 @@ class Control:
             lambda keys: self._link.post(Kind.KEYS, keys.to_bytes()),
             count=lambda issuer, result: self._registry.count(KEY_FETCHES, issuer, result),
         )
-        self._bundles = BundleKeeper(settings.run_dir)
-        self._bundle_problem = ""
-        self._bundle_good_at = time.time()
-        self._expiry_told = ""
+        self._bundles = BundleDesk(settings.run_dir, self._reloader, self._registry, self._record)
         self._asker = IssuerAsker(
             settings.identity.asked,
             lambda key, answer: self._link.post(Kind.ANSWER, answer.to_bytes(key)),
@@ -122,12 +115,12 @@ class Control:
 
     def run(self) -> None:
         """Work until the supervisor says drain or is gone."""
-        self._recorder.lifecycle("start", details=self._details())
+        self._recorder.lifecycle("start", details=self._bundles.details())
         self._committer.start()
         self._exporter.start()
         self._writer.start()
         self._keys.start()
-        self._bundles.aim(self._reloader.wanted)
+        self._bundles.aim()
         self._admin.start()
         self._link.send(Kind.READY, f"listening on {self._admin.address} (admin)".encode())
         threading.Thread(target=self._follow, name="link", daemon=True).start()
@@ -142,7 +135,7 @@ class Control:
             self._reload.clear()
             if asked or (looks % RELOAD_LOOKS == 0 and self._reloader.changed()):
                 self._reload_now(asked=asked)
-            self._take_bundle(self._bundles.taken())
+            self._bundles.work()
             if asked:
                 self._bundles.look()
             if not self._reload.is_set():
@@ -201,7 +194,7 @@ class Control:
             log.line(CONTROL, "reload failed, the last good configuration stays:\n" + "\n".join(result.problems))
         else:
             log.line(CONTROL, f"revision {result.revision} is loaded" + (" (nothing changed)" * result.unchanged))
-        self._bundles.aim(self._reloader.wanted)
+        self._bundles.aim()
         for section in result.stale:
             log.line(CONTROL, f"`{section}` changed; that takes effect at the next start")
         self._record(
@@ -210,57 +203,6 @@ class Control:
             revision=result.revision,
             diagnostics=result.problems,
         )
-
-    def _take_bundle(self, came: Came | None) -> None:
-        """Put in force what came from the bundle's server, or say why not; running decisions notice only the former."""
-        self._tell_expiry()
-        if came is None:
-            return
-        if came.failure:
-            self._bundle_failed("unreachable", came.failure)
-            return
-        if came.archive is None:
-            self._registry.count(BUNDLE_FETCHES, "unchanged")
-            self._bundle_well()
-            return
-        result = self._reloader.reload(came.archive)
-        if result.problems:
-            self._bundle_failed(str(result.problem or "does_not_load"), "\n".join(result.problems))
-            return
-        self._bundles.settled(came)
-        self._registry.count(BUNDLE_FETCHES, "unchanged" if result.unchanged else "ok")
-        self._bundle_well()
-        if not result.unchanged:
-            self._bundles.aim(self._reloader.wanted)
-            log.line(CONTROL, f"revision {result.revision} is loaded, with {self._bundle_text()}")
-            self._record("bundle", revision=result.revision)
-
-    def _bundle_well(self) -> None:
-        if self._bundle_problem:
-            log.line(CONTROL, f"the server of the bundle has a good one again; {self._bundle_text()} is in force")
-        self._bundle_problem, self._bundle_good_at = "", time.time()
-
-    def _bundle_failed(self, result: str, problem: str) -> None:
-        self._registry.count(BUNDLE_FETCHES, result)
-        if problem == self._bundle_problem:
-            return  # said and recorded already
-        self._bundle_problem = problem
-        log.line(CONTROL, f"no new bundle ({result}): {problem}\n{self._bundle_text()} stays in force")
-        self._record("bundle", result="failed", diagnostics=(f"{result}: {problem}",))
-
-    def _bundle_text(self) -> str:
-        facts = self._reloader.inputs.bundle
-        return "no bundle" if facts is None else f"bundle `{facts.name}` revision {facts.revision}"
-
-    def _tell_expiry(self) -> None:
-        """Say once that the bundle in force is past its time: perhaps somebody holds newer ones back."""
-        facts = self._reloader.inputs.bundle
-        if facts is None or time.time() < facts.expires_at or self._expiry_told == facts.digest:
-            return
-        self._expiry_told = facts.digest
-        text = f"{self._bundle_text()} expired and stays in force: its server has had no newer one"
-        log.line(CONTROL, text)
-        self._record("bundle", result="failed", diagnostics=(f"expired: {text}",))
 
     def _record(
         self,
@@ -271,7 +213,7 @@ class Control:
         diagnostics: tuple[str, ...] = (),
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        details = self._details() | ({"revision": revision} if revision else {}) if about is None else about
+        details = self._bundles.details() | ({"revision": revision} if revision else {}) if about is None else about
         try:
             self._recorder.lifecycle(what, result=result, details=details, diagnostics=diagnostics)
         except AuditUnavailable as error:
@@ -286,14 +228,6 @@ class Control:
                 result="ok" if state == "up" else "failed",
                 about={"sink": {"name": sink, "state": state, "error": reason}},
             )
-
-    def _details(self) -> dict[str, object]:
-        """Return which configuration, and which bundle, is in force."""
-        facts = self._reloader.inputs.bundle
-        bundle: dict[str, object] = {}
-        if facts is not None:
-            bundle = {"bundle": facts.name, "bundle_revision": facts.revision, "bundle_sha256": facts.digest}
-        return {"revision": self._reloader.inputs.revision, **bundle}
 
     def _record_changes(self) -> None:
         try:
@@ -345,14 +279,7 @@ class Control:
         return {"time": now, "counters": counters, "gauges": gauges}
 
     def _ages(self, now: float) -> Snapshot:
-        gauges: list[list[object]] = []
-        facts = self._reloader.inputs.bundle
-        if facts is not None:
-            gauges += [
-                [BUNDLE_REVISION, facts.name, facts.revision],
-                [BUNDLE_EXPIRES, facts.name, round(facts.expires_at - now)],
-                [BUNDLE_CHECKED, facts.name, max(0.0, now - self._bundle_good_at)],
-            ]
+        gauges = self._bundles.gauges(now)
         for each in self._keys.statuses():
             gauges.append([KEYS_USABLE, each.issuer, int(each.usable)])
             if each.age is not None:

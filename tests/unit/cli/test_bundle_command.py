@@ -5,8 +5,9 @@ import os
 import stat
 
 import pytest
-from bundles import FILES, bundle, foreign, key, members, public_pem
+from bundles import FILES, BundleServer, bundle, foreign, fresh, key, members, public_pem
 from command_line import ran
+from projects import project
 
 from ext_authz.bundle.archive import write_archive
 from ext_authz.bundle.build import look
@@ -146,3 +147,68 @@ def test_building_asks_the_very_verifier(here, capfd):
     from ext_authz.bundle.keys import load_public
 
     assert look((here / "bundle.tar.gz").read_bytes(), [load_public((here / "k.pem.pub").read_bytes())]).files == FILES
+
+
+CONFIG = "policies: {bundle: {url: '%s', name: ml-prod, public_keys: [k.pub]}}\n"
+BROAD = "policies:\n  - {id: ok, subjects: [{role: r}], resources: [{type: model}], actions: [infer]}\n"
+
+
+def test_the_other_commands_read_the_bundle_that_was_fetched(tmp_path, capfd):
+    server = BundleServer(fresh(BROAD, revision=4))
+    try:
+        config = project(tmp_path, CONFIG % server.url, {"k.pub": public_pem(key())})
+        without = ran(capfd, "check", "-c", config)
+        assert without.status == 2
+        assert "bundle refused (unreachable): none was fetched yet; `ext-authz bundle fetch`" in without.err
+        fetched = ran(capfd, "bundle", "fetch", "-c", config)
+        assert (fetched.status, "`ml-prod` revision 4 is kept" in fetched.out) == (0, True)
+        checked = ran(capfd, "check", "-c", config)
+        assert checked.status == 0, checked.err
+        assert "-b4" in checked.out
+        (tmp_path / "a_test.yaml").write_text(
+            "tests:\n  - name: a\n    subject: {id: 'sub:a', auth: jwt, roles: [r]}\n"
+            "    resource: {type: model, id: m}\n    action: infer\n    expect: {decision: allow, policy: ok}\n"
+        )
+        assert ran(capfd, "test", tmp_path / "a_test.yaml", "-c", config).status == 0
+        assert "role r" in ran(capfd, "access", "--action", "infer", "-c", config).out
+        server.archive = fresh(BROAD, revision=3)
+        older = ran(capfd, "bundle", "fetch", "-c", config)
+        assert (older.status, "(rollback)" in older.err) == (1, True)
+    finally:
+        server.close()
+
+
+def test_fetching_where_no_bundle_is_configured_is_a_mistake(tmp_path, capfd):
+    assert "names no `policies.bundle`" in ran(capfd, "bundle", "fetch", "-c", project(tmp_path)).err
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("{}", "`url` is required"),
+        ("{url: 'http://a.example/b', name: a, public_keys: [k.pub]}", "is neither `https` nor on loopback"),
+        ("{url: 'https://u:p@a.example/b', name: a, public_keys: [k.pub]}", "is not a URL of a host and a path alone"),
+        ("{url: 'https://a.example/b', name: a, public_keys: []}", "`public_keys` is empty"),
+        ("{url: 'https://a.example/b', name: '../a', public_keys: [k.pub]}", "`../a` is not 1 to 64 letters"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [k.pub], poll: 0s}", "`poll` is from 1s to 1d"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [k.pub], timeout: 0s}", "`timeout` is 0"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [none]}", "cannot read `none`"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [policies.yaml]}", "`policies.yaml` is not a public key"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [k.pem]}", "`k.pem` is a private key"),
+        ("{url: 'https://a.example/b', name: a, public_keys: [k.pub], headers: {Host: x}}", "`Host` is not a header"),
+        (
+            '{url: "https://a.example/b", name: a, public_keys: [k.pub], headers: {x-a: "s3cret\\n"}}',
+            "the value of `x-a`",
+        ),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_at_their_place(tmp_path, capfd, monkeypatch, settings, said):
+    monkeypatch.chdir(tmp_path)
+    ran(capfd, "bundle", "key", "k.pem")
+    (tmp_path / "k.pub").write_bytes((tmp_path / "k.pem.pub").read_bytes())
+    project(tmp_path, f"policies: {{bundle: {settings}}}\n")
+    told = ran(capfd, "check")
+    assert told.status == 2
+    assert said in told.err
+    assert told.err.startswith("ext-authz.yaml:1:")
+    assert "s3cret\n" not in told.err.splitlines()[0]

@@ -14,8 +14,10 @@ from ext_authz.bundle.problems import BundleError, Problem
 from ext_authz.config import Inputs
 from ext_authz.documents import DocumentError
 from ext_authz.server import bundles as module
+from ext_authz.server.bundle_desk import BundleDesk
 from ext_authz.server.bundles import BundleKeeper, adopt, ensure
 from ext_authz.server.fetching import Document, FetchError
+from ext_authz.server.metrics import Registry
 from ext_authz.server.reload import Reloader
 
 CONFIG = "policies: {bundle: {url: '%s', name: ml-prod, public_keys: [k.pub%s], poll: 1s%s}}\n"
@@ -228,8 +230,8 @@ def test_a_bundle_with_tests_alone_is_no_policy(tmp_path):
     config = configured(tmp_path)
     now = int(time.time())
     files = {"policies/a_test.yaml": FILES["policies/a_test.yaml"]}
-    inputs = adopt(config, os.environ, bundle(files, created=now, expires=now + 60))
-    assert inputs.policy_files == ()
+    with pytest.raises(DocumentError, match="the bundle holds no policies"):
+        adopt(config, os.environ, bundle(files, created=now, expires=now + 60))
 
 
 class Script:
@@ -289,3 +291,75 @@ def test_a_keeper_aimed_elsewhere_forgets_what_it_knew(tmp_path):
     assert came(keeper).archive == b"two"
     assert script.etags == ["", ""]
     keeper.stop()
+
+
+def test_what_is_told_of_a_url_is_no_secret(tmp_path, server):
+    server.mode = "500"
+    config = configured(tmp_path, f"{server.url}?signature=s3cret")
+    settings = module.config.load(config, {}).settings.policies.bundle
+    with pytest.raises(BundleError) as caught:
+        module.fetch_and_adopt(config, {}, settings)
+    assert "s3cret" not in str(caught.value)
+
+
+class Desk:
+    """A desk over a real reloader, with a keeper that is handed its answers."""
+
+    def __init__(self, folder, *answers):
+        self.config = configured(folder)
+        adopt(self.config, os.environ, fresh(POLICY, revision=5))
+        self.reloader, self.published = reloader(self.config)
+        self.registry, self.events = Registry("control"), []
+        self.desk = BundleDesk(folder / "run", self.reloader, self.registry, self.record)
+        self.desk._keeper = BundleKeeper(folder / "run", fetch=Script(*answers))
+
+    def record(self, what, *, result="ok", diagnostics=()):
+        self.events.append((what, result, *(each.partition(":")[0] for each in diagnostics)))
+
+    def work(self):
+        end = time.monotonic() + 10
+        while self.desk._keeper._came is None:
+            assert time.monotonic() < end
+            time.sleep(0.005)
+        self.desk.work()
+
+    def counted(self):
+        return {each[1]: each[2] for each in self.registry.snapshot(0.0)["counters"] if "bundle" in each[0]}
+
+
+def test_the_desk_tells_each_failure_once_counts_every_one_and_goes_on(tmp_path):
+    good = fresh(OTHER, revision=6)
+    bad = fresh(OTHER, revision=4)
+    made = Desk(tmp_path, FetchError("down"), FetchError("down"), Document(bad, None), Document(good, None, '"6"'))
+    made.desk.aim()
+    made.work()
+    for _ in range(4):
+        made.desk.look()
+        made.work()
+    assert made.events == [("bundle", "failed", "unreachable"), ("bundle", "failed", "rollback"), ("bundle", "ok")]
+    assert made.counted() == {"unreachable": 2.0, "rollback": 1.0, "ok": 1.0, "unchanged": 1.0}
+    assert made.desk.details()["bundle_revision"] == 6
+    assert [each.bundle.revision for each in made.published] == [6]
+    made.desk.stop()
+
+
+def test_the_desk_says_once_that_what_is_in_force_expired(tmp_path, monkeypatch):
+    made = Desk(tmp_path)
+    ahead = time.time() + 10 * 86_400
+    monkeypatch.setattr("ext_authz.server.bundle_desk.time.time", lambda: ahead)
+    for _ in range(3):
+        made.desk.work()
+    assert made.events == [("bundle", "failed", "expired")]
+    gauges = {name: value for name, _, value in made.desk.gauges(ahead)}
+    assert gauges["ext_authz_bundle_revision"] == 5
+    assert gauges["ext_authz_bundle_expires_seconds"] < -8 * 86_400
+
+
+def test_without_a_bundle_there_is_nothing_to_say(tmp_path):
+    config = project(tmp_path)
+    watched, _ = reloader(config)
+    desk = BundleDesk(tmp_path / "run", watched, Registry("control"), lambda *_, **__: None)
+    desk.aim()
+    desk.work()
+    assert desk.gauges(0.0) == []
+    assert desk.details() == {"revision": watched.inputs.revision}
