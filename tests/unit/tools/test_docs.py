@@ -95,8 +95,11 @@ def example(tmp_path):
     return folder / "ext-authz.yaml"
 
 
+ENVIRONMENT = {"ENVOY_GROUP": "envoy", "OPAQUE_SECRET": "not-so-secret"}
+
+
 def test_the_example_loads(example):
-    inputs, snapshot = wiring.load(example, {"ENVOY_GROUP": "envoy"})
+    inputs, snapshot = wiring.load(example, ENVIRONMENT)
     assert inputs.settings.server.socket_group == "envoy"
     assert [each.id for each in snapshot.policies.policies] == [
         "data_scientist_training",
@@ -105,7 +108,7 @@ def test_the_example_loads(example):
 
 
 def test_the_example_is_not_warned_of_for_what_it_says_itself(example):
-    findings = examine(example, {"ENVOY_GROUP": "envoy"}, made.NOW_NS)
+    findings = examine(example, ENVIRONMENT, made.NOW_NS)
     assert {each.code for each in findings.diagnostics if each.mark and each.mark.file == str(example)} == set()
 
 
