@@ -11,7 +11,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from ext_authz.audit.sinks.settings import KINDS, LATER_KINDS, AnySink, FileSinkSettings, StdoutSinkSettings, one_of
+from ext_authz.audit.sinks.settings import KINDS, AnySink, FileSinkSettings, StdoutSinkSettings
+from ext_authz.audit.sinks.settings_base import one_of
 from ext_authz.envelope.keys import KeyReference, parse_reference
 from ext_authz.settings import Seconds, Settings, mistake, parse_seconds, parse_size, shown
 
@@ -31,7 +32,7 @@ def _sink(value: object) -> object:
         return value
     if not isinstance(value, Mapping) or "type" not in value:
         raise mistake("a sink needs a `type`")
-    return {**value, "type": one_of(value["type"], KINDS, LATER_KINDS, "a kind of sink")}
+    return {**value, "type": one_of(value["type"], KINDS, "a kind of sink")}
 
 
 def _key(value: object, info: ValidationInfo) -> KeyReference:
@@ -54,7 +55,7 @@ def _signing_key(value: object, info: ValidationInfo) -> KeyReference:
 
 
 def _on_full(value: object) -> str:
-    return one_of(value, ("deny", "drop"), (), "`deny` or `drop`")
+    return one_of(value, ("deny", "drop"), "`deny` or `drop`")
 
 
 def _max_bytes(value: object) -> int:

@@ -88,6 +88,8 @@ def _human(key: str, default: str) -> str:
         return f"`{int(default.strip('`')) // MIB}MiB`"
     if key == "audit.sinks[].batch.bytes":
         return "`256KiB`"
+    if key == "audit.sinks[].window":
+        return "`64KiB`"
     return default
 
 

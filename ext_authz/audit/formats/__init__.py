@@ -6,6 +6,7 @@ or an event. Non-goal: transport.
 
 from typing import Final
 
+from ext_authz.audit.formats import cef, cloudevents, ecs, leef, ocsf
 from ext_authz.audit.sinks import Encode, Item
 
 
@@ -14,7 +15,14 @@ def native(item: Item) -> bytes:
     return item.line
 
 
-ENCODERS: Final[dict[str, Encode]] = {"native": native}
+ENCODERS: Final[dict[str, Encode]] = {
+    "native": native,
+    "ocsf": ocsf.encode,
+    "ecs": ecs.encode,
+    "cef": cef.encode,
+    "leef": leef.encode,
+    "cloudevents": cloudevents.encode,
+}
 """By the name that a sink's `format` has."""
 TEXT: Final = frozenset({"cef", "leef"})
 """Formats that are no JSON."""

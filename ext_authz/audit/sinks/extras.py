@@ -3,8 +3,15 @@
 from importlib.util import find_spec
 from typing import Final
 
-MODULES: Final = {"http": "urllib3"}
-"""The module that tells whether an extra is installed."""
+MODULES: Final = {
+    "http": ("urllib3",),
+    "otlp": ("opentelemetry.proto.collector.logs.v1", "urllib3"),
+    "kafka": ("confluent_kafka",),
+    "redis": ("redis",),
+    "nats": ("nats",),
+    "aws": ("boto3",),
+}
+"""The modules that tell whether an extra is installed."""
 
 
 def needs(extra: str) -> ValueError:
@@ -14,6 +21,8 @@ def needs(extra: str) -> ValueError:
 
 def missing(extra: str | None) -> str | None:
     """Say what to install where the extra is not there, else None."""
-    if extra is None or find_spec(MODULES[extra]) is not None:
-        return None
-    return str(needs(extra))
+    try:
+        absent = extra is not None and any(find_spec(module) is None for module in MODULES[extra])
+    except ModuleNotFoundError:  # a package that holds it is not there
+        absent = True
+    return str(needs(extra)) if extra is not None and absent else None

@@ -1,0 +1,77 @@
+"""Programs from Debian, unpacked below .venv/debian without root where the machine does not have them."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parents[2] / ".venv" / "debian"
+PACKAGES = {
+    "redis-server": (
+        "redis-server", "redis-tools", "libatomic1", "libhiredis0.14", "libjemalloc2", "liblua5.1-0", "liblzf1",
+        "lua-bitop", "lua-cjson",
+    ),
+    "nats-server": ("nats-server",),
+    "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
+}  # fmt: skip
+"""What to fetch for a program that is not installed."""
+
+
+class AbsentError(Exception):
+    """The program is not installed and cannot be fetched; the message says why."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program to run: its path, and the environment it needs. `root` is where its packages were unpacked."""
+
+    path: str
+    environment: dict[str, str]
+    root: Path
+
+
+def find(name: str) -> Program:
+    """Return the program, fetching its packages once. Raises AbsentError."""
+    installed = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/bin")
+    if installed:
+        return Program(installed, dict(os.environ), Path("/"))
+    path = _unpacked(name)
+    if path is None:
+        fetch(PACKAGES[name])
+        path = _unpacked(name)
+    if path is None:
+        raise AbsentError(f"the packages {' '.join(PACKAGES[name])} hold no `{name}`")
+    libraries = ":".join(str(each) for base in ("usr/lib", "lib") for each in (HOME / base).glob("*-linux-*"))
+    return Program(str(path), {**os.environ, "LD_LIBRARY_PATH": libraries}, HOME)
+
+
+def fetch(packages: tuple[str, ...]) -> None:
+    """Download and unpack Debian packages into HOME. Raises AbsentError."""
+    if not shutil.which("apt-get") or not shutil.which("dpkg"):
+        raise AbsentError(f"no apt-get to fetch {' '.join(packages)} with")
+    HOME.mkdir(parents=True, exist_ok=True)
+    with (HOME / ".lock").open("w") as lock, tempfile.TemporaryDirectory() as folder:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = subprocess.run(["apt-get", "download", *packages], cwd=folder, capture_output=True, text=True)
+        if done.returncode:
+            raise AbsentError(f"apt-get cannot download {' '.join(packages)}: {done.stderr.strip()[-200:]}")
+        for package in Path(folder).glob("*.deb"):
+            subprocess.run(["dpkg", "-x", str(package), str(HOME)], check=True, capture_output=True)
+
+
+def needed(name: str) -> Program:
+    """Return the program, or skip the test where it cannot be had."""
+    try:
+        return find(name)
+    except AbsentError as error:
+        pytest.skip(str(error))
+
+
+def _unpacked(name: str) -> Path | None:
+    found = [HOME / folder / name for folder in ("usr/bin", "usr/sbin", "bin", "sbin")]
+    return next((each for each in found if each.exists()), None)
