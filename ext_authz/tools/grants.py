@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.event import DECISION
+from ext_authz.audit.event import DECISION, STATE
 from ext_authz.model import Access, Identity, Reason
 from ext_authz.policy.compiler import compile_policies
 from ext_authz.policy.engine import CompiledPolicy, PolicySet, ResourceEntry, SubjectEntry
@@ -18,6 +18,7 @@ from ext_authz.policy.matching import Values
 from ext_authz.policy.schema import undump
 from ext_authz.tools import recorded_query as recorded
 from ext_authz.tools.access import entry_words, resource_words
+from ext_authz.tools.approving import ACTION as APPROVE
 from ext_authz.tools.trail_fold import Seen
 
 Grant = tuple[str, str, str]
@@ -130,7 +131,31 @@ class UseFolder:
                 made.unreadable += 1
             elif event.get("schema") == DECISION:
                 self._event(event, made, seen)
+            elif event.get("schema") == STATE:
+                self._approval(event, made, seen)
         return made
+
+    def _approval(self, event: dict[str, Any], made: Uses, seen: Seen) -> None:
+        """Count the policy that let somebody approve (docs/state.md).
+
+        Of the approver only the name is on record, so none of the policy's alternatives is called unused for it.
+        """
+        record, time = event.get("record"), event.get("time")
+        if not isinstance(record, dict) or record.get("decision") != Reason.ALLOWED.value or not isinstance(time, str):
+            return
+        found = self.policies.get(str(record.get("decided_by")))
+        event_id, seq = event.get("event_id"), event.get("seq")
+        if isinstance(event_id, str) and type(seq) is int and not seen.add(event_id.rpartition(":")[0], seq):
+            return
+        if found is None:
+            return
+        policy, parts = found
+        made.allows += 1
+        for grant in dict.fromkeys(parts.names(policy.id)):
+            if grant[1] != "action" or grant[2] in (APPROVE, "*"):
+                use = made.uses.setdefault(grant, Use())
+                use.count += 1
+                use.last = max(use.last, time)
 
     def _event(self, event: dict[str, Any], made: Uses, seen: Seen) -> None:
         event_id, seq = event.get("event_id"), event.get("seq")

@@ -3,7 +3,9 @@
 from policy_support import ask, compiled, subject
 from recorded_events import changed, event_of
 
+from ext_authz.audit.event import state_event
 from ext_authz.policy.matching import Values
+from ext_authz.state.changes import Change, Kind
 from ext_authz.tools.access import Holders, Question, access
 from ext_authz.tools.grants import UseFolder, Uses, unused
 from ext_authz.tools.trail_fold import Seen
@@ -135,3 +137,41 @@ def test_an_allow_that_does_not_say_who_is_counted():
     line = event_of(ask(A), GRANTS)
     for odd in (changed(line, subject=None), changed(line, truncated=["/subject/roles"]), changed(line, resource=None)):
         assert fold(odd).unreadable == 1
+
+
+def test_a_policy_about_approvers_is_used_by_the_approvals_it_allowed():
+    policies = compiled(
+        """
+policies:
+  - {id: leads, subjects: [{role: lead}, {id: carol}], resources: [{type: policy}], actions: [approve, other]}
+  - {id: never, subjects: [{role: lead}], resources: [{type: policy, id: x}], actions: [approve]}
+"""
+    )
+
+    def approval(seq, **more):
+        change = Change(
+            Kind.APPROVAL,
+            "sub:carol",
+            1,
+            id=seq,
+            subject="sub:a",
+            policy="p",
+            group="g",
+            policy_digest="d",
+            expires_at=9,
+            **more,
+        )
+        return state_event(change, store_id="s", log_id="l", seq=seq, now_ns=1_795_000_000_000_000_000)
+
+    allowed = {"decision_id": "1", "decision": "allowed", "decided_by": "leads", "policy_revision": "r"}
+    lines = [
+        approval(1),
+        approval(2, **allowed),
+        approval(2, **allowed),
+        approval(3, **{**allowed, "decided_by": "gone"}),
+    ]
+    lines += [b'{"schema": "ext_authz.state/1"}', b'{"schema": "ext_authz.state/1", "record": {"decision": "allowed"}}']
+    uses = UseFolder(policies).fold(lines, Seen())
+    assert uses.allows == 1
+    listed = [grant for grant, _ in unused(policies, uses, "2026")]
+    assert listed == [("leads", "action", "other"), ("never", "policy", "never")]
