@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 from zlib import crc32
 
 from cryptography.exceptions import InvalidTag
@@ -96,8 +96,7 @@ class Header:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(NamedTuple):
     """One frame as read. `seq`: the event's number in its log; of other kinds, how many events came before.
 
     `end` is the file offset behind the frame: reading can go on there.
