@@ -1,6 +1,6 @@
 """How fast the trail verifies and exports: events a second, on one core.
 
-    python benchmarks/verify.py [--events 200000] [--bytes 1000] [--jobs 1]
+python benchmarks/verify.py [--events 200000] [--bytes 1000] [--jobs 1]
 """
 
 import argparse

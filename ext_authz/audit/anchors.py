@@ -81,11 +81,16 @@ class Copies:
 
 @dataclass(slots=True)
 class Anchors:
-    """Signed heads and copies of events, by log id; `unsigned` says which checkpoints no trusted key signed."""
+    """Signed heads and copies of events, by log id.
+
+    `others` are checkpoints of a copy that another than the trusted keys signed (an older one?), as event id, head and
+    key; `bad` those that nobody signed, and why; `skipped` counts lines that are nothing of a trail.
+    """
 
     heads: dict[str, list[Checkpoint]] = field(default_factory=dict)
     copies: dict[str, Copies] = field(default_factory=dict)
-    unsigned: list[str] = field(default_factory=list)
+    others: list[tuple[str, Checkpoint, VerifierKey]] = field(default_factory=list)
+    bad: list[tuple[str, str]] = field(default_factory=list)
     skipped: int = 0
 
     def add_head(self, head: Checkpoint) -> None:
@@ -102,7 +107,8 @@ class Anchors:
                 self.copies[log_id].join(copies)
             else:
                 self.copies[log_id] = copies
-        self.unsigned += other.unsigned
+        self.others += other.others
+        self.bad += other.bad
         self.skipped += other.skipped
 
 
@@ -151,10 +157,12 @@ def _add_checkpoint(event: dict[str, object], keys: Sequence[VerifierKey] | None
     if not isinstance(note, str):
         return
     try:
-        trusted = keys if keys is not None else [VerifierKey.parse(str(event.get("key", "")))]
-        head = open_note(note, trusted)[0]
+        own = VerifierKey.parse(str(event.get("key", "")))
+        head, key = open_note(note, [own, *(keys or ())])
     except NoteError as error:
-        made.unsigned.append(f"{event['event_id']}: {error}")
+        made.bad.append((str(event["event_id"]), f"a checkpoint {error}"))
         return
-    if head.log_id:
+    if head.log_id and (keys is None or key in keys):
         made.add_head(head)
+    elif head.log_id:
+        made.others.append((str(event["event_id"]), head, key))

@@ -28,6 +28,8 @@ from ext_authz.envelope.errors import AlteredError, EnvelopeError, KeyUnavailabl
 
 REMOVED: Final = "segment_removed"
 SHREDDED: Final = "segment_shredded"
+KEPT: Final = "a checkpoint that was kept"
+COPIED: Final = "a checkpoint in the copy"
 PARALLEL_BYTES: Final = 48 * 1024 * 1024
 _HEAD_EVENTS: Final = 8
 
@@ -77,6 +79,7 @@ class Verifier:
             Judge(self, log).run()
             self._endorse(log)
         if self._decrypt:
+            self._judge_signers()
             self._judge_removals(logs)
         return self.report
 
@@ -173,31 +176,41 @@ class Verifier:
                     f"the log is missing, and no event says that it was removed; `{log.log_id}` names it"
                 )
             elif isinstance(log_id, str) and type(size) is int and isinstance(root, str):
-                known[log_id].claims.append((size, bytes.fromhex(root), f"{NEXT_START}, `{log.log_id}`"))
+                with suppress(ValueError):
+                    known[log_id].claims.append((size, bytes.fromhex(root), f"{NEXT_START}, `{log.log_id}`"))
 
     def _meet_anchors(self, logs: list[Log]) -> None:
+        """Let what is kept elsewhere say its part of each log."""
         known = {log.log_id: log for log in logs}
-        for log_id, heads in self._anchors.heads.items():
-            if log_id in known:
-                known[log_id].claims += [(head.size, head.root, "a checkpoint that was kept") for head in heads]
+        anchors = self._anchors
+        for who, head in (
+            *((KEPT, head) for heads in anchors.heads.values() for head in heads),
+            *((COPIED, head) for _, head, _ in anchors.others),
+        ):
+            if head.log_id in known:
+                known[head.log_id].claims.append((head.size, head.root, who))
             else:
-                size = max(head.size for head in heads)
-                self.problem(
-                    Trouble.INCOMPLETE,
-                    log_id,
-                    f"the log is missing; a checkpoint that was kept has {size} events of it",
-                )
-        for log_id, copies in self._anchors.copies.items():
+                self._missing[head.log_id] = f"the log is missing; {who} has {head.size} events of it"
+        for log_id, copies in anchors.copies.items():
             if log_id not in known:
-                self.problem(Trouble.INCOMPLETE, log_id, f"the log is missing; the copy has {len(copies)} events of it")
+                self._missing[log_id] = f"the log is missing; the copy has {len(copies)} events of it"
             doubled = copies.doubled()
             if doubled is not None:
                 text = "stands in the copy twice, with different content"
                 self.problem(Trouble.ALTERED, log_id, text, first=doubled)
-        for text in self._anchors.unsigned:
-            self.problem(Trouble.ALTERED, text.partition(": ")[0], f"in the copy: {text.partition(': ')[2]}")
-        if self._anchors.skipped:
-            self.report.notes.append(f"{self._anchors.skipped} lines of the copy are no events of the trail")
+        for event_id, text in anchors.bad:
+            self.problem(Trouble.ALTERED, event_id, f"in the copy: {text}")
+        if anchors.skipped:
+            self.report.notes.append(f"{anchors.skipped} lines of the copy are no events of the trail")
+
+    def _judge_signers(self) -> None:
+        """Say which checkpoints of a copy were signed by a key that nothing vouches for."""
+        if self._keys is None:
+            return
+        for event_id, head, key in self._anchors.others:
+            if key not in self._endorsed.get(head.log_id, ()):
+                text = f"in the copy: a checkpoint is signed by {key.name}+{key.id.hex()}, none of the trusted keys"
+                self.problem(Trouble.ALTERED, event_id, text)
 
     def _scan(self, logs: list[Log]) -> None:
         work = [(log, part, task) for log in logs for part, task in self._tasks(log)]

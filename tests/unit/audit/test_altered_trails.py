@@ -3,9 +3,11 @@
 import os
 import shutil
 
+import orjson
 import pytest
 from altered import (
     SIGNER,
+    abandon,
     add,
     bounds,
     copied,
@@ -21,10 +23,11 @@ from altered import (
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from trails import lines, new_spool, open_key
+from trails import EVERYTHING, entries, lines, new_spool, open_key
 
 from ext_authz.audit.anchors import Anchors, Copies, read_anchors
 from ext_authz.audit.boot import start_details
+from ext_authz.audit.checkpoint import Checkpoint, sign
 from ext_authz.audit.merkle import leaf_hash
 from ext_authz.audit.report import State, Trouble
 from ext_authz.audit.segment import HEADER_BYTES, Kind
@@ -428,3 +431,85 @@ def test_a_start_says_what_it_found_and_never_fails(tmp_path):
     assert "its key was deleted" in start_details(folder, "new", "worker-0", "key", open_key)["previous"]["problem"]
     os.truncate(path, 100)
     assert start_details(folder, "new", "worker-0", "key", open_key)["previous"]["size"] == 0
+
+
+def everything(folder) -> bytes:
+    """A sink's copy: every frame, checkpoints too."""
+    return b"\n".join(entry.line for entry in entries(folder, kinds=EVERYTHING)) + b"\n"
+
+
+def test_a_copy_with_checkpoints_of_an_older_key_is_taken_where_that_key_is_on_record(tmp_path):
+    old = FileSigner(Ed25519PrivateKey.generate())
+    trail = write(tmp_path / "audit", 20, signer=old)
+    sink = tmp_path / "copy.jsonl"
+    sink.write_bytes(everything(trail))
+    assert verified(trail, against=read_anchors(sink, [SIGNER.key])).status == 1
+    write(trail, 5)
+    report = verified(trail, against=read_anchors(sink, [SIGNER.key]))
+    assert report.status == 0, [str(each) for each in report.problems]
+
+
+def test_a_copy_whose_checkpoints_a_stranger_signed_is_altered(trail, tmp_path):
+    sink = tmp_path / "copy.jsonl"
+    thief = FileSigner(Ed25519PrivateKey.generate())
+    event_of = orjson.loads(entries(trail, kinds=(Kind.SEAL,))[0].line)
+    head = Checkpoint(f"ext-authz/{event_of['log_id']}", event_of["size"], bytes.fromhex(event_of["root"]))
+    sink.write_bytes(orjson.dumps({**event_of, "key": str(thief.key), "note": sign(head, thief)}) + b"\n")
+    report = verified(trail, against=read_anchors(sink, [SIGNER.key]))
+    assert report.status == 1
+    assert "none of the trusted keys" in only(report).text
+    sink.write_bytes(
+        orjson.dumps({**event_of, "note": event_of["note"].replace("\n181\n", "\n180\n")}) + b"\nnothing\n"
+    )
+    report = verified(trail, against=read_anchors(sink, [SIGNER.key]))
+    assert report.status == 1
+    assert "not that key's" in only(report).text
+    assert report.notes == ["1 lines of the copy are no events of the trail"]
+
+
+def test_a_log_that_was_removed_on_record_may_be_in_a_copy(tmp_path):
+    trail = write(tmp_path / "audit", 20)
+    sink = tmp_path / "copy.jsonl"
+    sink.write_bytes(everything(trail))
+    gone = files(trail)[0]
+    log_id = opened(gone).header.log_id
+    gone.unlink()
+    spool = new_spool(trail, "control")
+    add(spool, 1)
+    assert verified(trail, against=read_anchors(sink, [SIGNER.key])).status == 4
+    spool.append(
+        lambda seq: event(
+            spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_removed", details={"log_id": log_id, "segment": 0}
+        )
+    )  # fmt: skip
+    spool.close()
+    assert verified(trail, against=read_anchors(sink, [SIGNER.key])).status == 0
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text(max_size=70),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    what=st.sampled_from(["size", "root", "nodes", "note", "key", "time", "cause", "schema", "seq"]),
+    value=json_values,
+    kind=st.sampled_from([Kind.CHECKPOINT, Kind.SEAL, Kind.EVENT]),
+)
+def test_whatever_somebody_with_the_trails_key_writes_gives_a_verdict(tmp_path_factory, what, value, kind):
+    folder = tmp_path_factory.mktemp("hostile") / "audit"
+    spool = new_spool(folder)
+    add(spool, 3)
+    spool.check()
+    made = orjson.loads(entries(folder, kinds=(Kind.CHECKPOINT,))[-1].line)
+    spool._record(kind, orjson.dumps({**made, what: value}))
+    spool._record(Kind.EVENT, orjson.dumps({
+        "schema": "ext_authz.lifecycle/1", "event": "log_started", "details": {"previous": {"log_id": value, "size": value, "root": value, "key": value}},
+    }))  # fmt: skip
+    abandon(spool)
+    write(folder, 1)
+    assert verified(folder).status in (0, 1, 4)
+    assert Verifier([folder], open_key, None).run().status in (0, 1, 4)
