@@ -27,6 +27,8 @@ LIFECYCLE: Final = "ext_authz.lifecycle/1"
 STATE: Final = "ext_authz.state/1"
 CHECKPOINT: Final = "ext_authz.checkpoint/1"
 GAP: Final = "ext_authz.gap/1"
+RETENTION: Final = "retention"
+"""The lifecycle event that says which segments are deleted in their time: `segments`, by log the highest number."""
 
 MAX_QUERY_NAMES: Final = 32
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER

@@ -7,7 +7,7 @@ segment goes before its key, so that a crash leaves no segment that cannot be re
 import contextlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,24 +24,32 @@ def prune(
     retain_seconds: float,
     delivered: Callable[[Segment], bool],
     *,
+    announce: Callable[[Sequence[Segment]], bool] = lambda _: True,
     clock: Callable[[], float] = time.time,
 ) -> list[str]:
     """Delete what is over its time and return the names of the segments deleted. Raises OSError.
 
-    A segment's age is that of its last write. `delivered` says whether every sink has all of it.
+    A segment's age is that of its last write. `delivered` says whether every sink has all of it. `announce` puts on
+    record what is about to be deleted, so that nobody takes it for missing; where it cannot (the trail is full), it is
+    asked once more when there is room.
     """
     now = clock()
-    gone = []
+    due = []
     for segment in segments(directory):
         with contextlib.suppress(FileNotFoundError):
-            if segment.path.stat().st_mtime > now - retain_seconds or being_written(segment.path):
-                continue
-            if not delivered(segment):
-                continue
+            old = segment.path.stat().st_mtime <= now - retain_seconds and not being_written(segment.path)
+            if old and delivered(segment):
+                due.append(segment)
+    gone: list[str] = []
+    told = not due or announce(due)
+    for segment in due:
+        with contextlib.suppress(FileNotFoundError):
             segment.path.unlink()
             sync_directory(directory)
             segment.key.unlink(missing_ok=True)
             gone.append(segment.name)
+    if not told:
+        announce(due)
     for key in directory.glob("*.key"):
         with contextlib.suppress(FileNotFoundError):
             stray = _KEY.match(key.name) and not key.with_suffix(".seg").exists()

@@ -16,7 +16,7 @@ import orjson
 from ext_authz.audit.anchors import Anchors
 from ext_authz.audit.boot import STARTED, started_ns
 from ext_authz.audit.checkpoint import NoteError, VerifierKey
-from ext_authz.audit.event import LIFECYCLE
+from ext_authz.audit.event import LIFECYCLE, RETENTION
 from ext_authz.audit.judge import NEXT_START, Judge, Log, Part
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
@@ -26,7 +26,6 @@ from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segments
 from ext_authz.envelope.errors import AlteredError, EnvelopeError, KeyUnavailableError, UnsupportedError
 
-REMOVED: Final = "segment_removed"
 SHREDDED: Final = "segment_shredded"
 KEPT: Final = "a checkpoint that was kept"
 COPIED: Final = "a checkpoint in the copy"
@@ -266,13 +265,14 @@ class Verifier:
             details = event.get("details")
             if event.get("schema") != LIFECYCLE or not isinstance(details, dict):
                 continue
-            log_id, number = details.get("log_id"), details.get("segment")
-            if not isinstance(log_id, str) or type(number) is not int:
-                continue
-            if event.get("event") == REMOVED:
-                removed[log_id] = max(removed.get(log_id, -1), number)
-            elif event.get("event") == SHREDDED:
-                shredded.add((log_id, number))
+            told = details.get("segments")
+            for log_id, number in told.items() if isinstance(told, dict) else ():
+                if type(number) is not int:
+                    continue
+                if event.get("event") == RETENTION:
+                    removed[log_id] = max(removed.get(log_id, -1), number)
+                elif event.get("event") == SHREDDED:
+                    shredded.add((log_id, number))
         for log_id, text in self._missing.items():
             if log_id not in removed:
                 self.problem(Trouble.INCOMPLETE, log_id, text)

@@ -154,12 +154,9 @@ class Control:
     def _prune(self) -> None:
         """Delete what of the trail is over its time, and say so in the trail."""
         try:
-            gone = prune(self._run_dir / "audit", self._retain, self._exporter.delivered)
+            prune(self._run_dir / "audit", self._retain, self._exporter.delivered, announce=self._recorder.removals)
         except OSError as error:
             log.line(CONTROL, f"old segments of the trail could not be deleted: {error}")
-            return
-        if gone:
-            self._record("retention", about={"deleted": len(gone), "first": gone[0], "last": gone[-1]})
 
     def _follow(self) -> None:
         while (message := self._link.receive()) is not None:

@@ -13,17 +13,18 @@ from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.event import STATE, lifecycle_event, state_event
+from ext_authz.audit.event import RETENTION, STATE, lifecycle_event, state_event
 from ext_authz.audit.reader import Trail
 from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.audit.sealing import OpenKey
-from ext_authz.audit.spool import Spool
-from ext_authz.audit.trail import segments
+from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.audit.trail import Segment, segments
 from ext_authz.state import Store
 
 CONTROL: Final = "control"
 CURSOR_FILE: Final = "state.cursor"
 PAGE: Final = 256
+LOGS_TOGETHER: Final = 100
 
 
 class Recorder:
@@ -65,6 +66,24 @@ class Recorder:
                 redaction=self._redaction,
             )
         )
+
+    def removals(self, segments: Sequence[Segment]) -> bool:
+        """Record which segments are deleted in their time, by log and highest number; False where it cannot be."""
+        last: dict[str, int] = {}
+        for segment in segments:
+            last[segment.log_id] = max(last.get(segment.log_id, 0), segment.number)
+        logs, log_id = list(last.items()), self._spool.log_id
+        try:
+            for at in range(0, len(logs), LOGS_TOGETHER):
+                details, now_ns = {"segments": dict(logs[at : at + LOGS_TOGETHER])}, self._clock_ns()
+                self._spool.put(
+                    lambda seq, said=details, now=now_ns: lifecycle_event(  # type: ignore[misc]
+                        RETENTION, log_id=log_id, seq=seq, now_ns=now, details=said
+                    )
+                )
+        except AuditUnavailable:
+            return False
+        return True
 
     def changes(self, store: Store) -> int:
         """Record every change not yet in the trail; return how many. Raises AuditUnavailable and StoreError."""

@@ -159,7 +159,7 @@ def test_a_deleted_beginning_is_missing_unless_an_event_says_that_it_was_removed
     for number in (0, 1):
         spool.append(
             lambda seq, n=number: event(
-                spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_removed", details={"log_id": log_id, "segment": n}
+                spool.log_id, seq, schema="ext_authz.lifecycle/1", event="retention", details={"segments": {log_id: n}}
             )
         )  # fmt: skip
     spool.close()
@@ -179,7 +179,7 @@ def test_a_deleted_key_makes_a_segment_unreadable_unless_an_event_says_that_it_w
     spool = new_spool(trail, "control")
     spool.append(
         lambda seq: event(
-            spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_shredded", details={"log_id": log_id, "segment": 1}
+            spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_shredded", details={"segments": {log_id: 1}}
         )
     )  # fmt: skip
     spool.close()
@@ -479,7 +479,7 @@ def test_a_log_that_was_removed_on_record_may_be_in_a_copy(tmp_path):
     assert verified(trail, against=read_anchors(sink, [SIGNER.key])).status == 4
     spool.append(
         lambda seq: event(
-            spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_removed", details={"log_id": log_id, "segment": 0}
+            spool.log_id, seq, schema="ext_authz.lifecycle/1", event="retention", details={"segments": {log_id: 0}}
         )
     )  # fmt: skip
     spool.close()

@@ -59,3 +59,18 @@ def test_a_key_without_its_segment_goes_after_a_while_and_other_keys_never(tmp_p
     later = time.time() + 2 * STRAY_SECONDS
     prune(tmp_path, DAY, lambda _: True, clock=lambda: later)
     assert [path.name for path in tmp_path.glob("*.key")] == ["query.key"]
+
+
+def test_what_is_deleted_is_announced_before_or_where_that_is_impossible_afterwards(tmp_path):
+    for can in (True, False):
+        folder = tmp_path / str(can)
+        spool = a_trail(folder)
+        seen = []
+
+        def announce(due, folder=folder, seen=seen, can=can):
+            seen.append(([each.number for each in due], sum(each.path.exists() for each in due)))
+            return can
+
+        prune(folder, DAY, lambda _: True, announce=announce)
+        spool.close()
+        assert seen == ([([0, 1], 2)] if can else [([0, 1], 2), ([0, 1], 0)])

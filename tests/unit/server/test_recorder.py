@@ -1,6 +1,10 @@
+import os
+
 import pytest
 from trails import entries, new_spool, open_key, trail
 
+from ext_authz.audit.retention import prune
+from ext_authz.audit.trail import segments
 from ext_authz.server.recorder import CURSOR_FILE, Recorder
 from ext_authz.state.changes import Change, Kind
 from ext_authz.state.memory import MemoryStore
@@ -86,3 +90,21 @@ def test_more_changes_than_a_page_are_all_recorded(tmp_path, store):
         store.append(quarantine(str(number)))
     record(tmp_path / "audit", store)[0].close()
     assert state_events(tmp_path / "audit") == [f"sub:{number}" for number in range(600)]
+
+
+def test_a_trail_pruned_in_its_time_is_whole_and_one_pruned_by_hand_is_not(tmp_path):
+    from altered import copied, files, verified, write
+
+    trail_folder = write(tmp_path / "audit", 5, 5, 5)
+    by_hand = copied(trail_folder, tmp_path / "by-hand")
+    spool = new_spool(trail_folder, "control")
+    recorder = Recorder(spool, open_key)
+    old = [each.path for each in segments(trail_folder) if each.writer == "worker-0"][:2]
+    for path in old:
+        os.utime(path, (1, 1))
+    assert len(prune(trail_folder, 3600, lambda _: True, announce=recorder.removals)) == 2
+    spool.close()
+    assert verified(trail_folder).status == 0
+    for path in files(by_hand)[:2]:
+        path.unlink()
+    assert verified(by_hand).status == 4
