@@ -37,7 +37,8 @@ def record_start(spool: Spool, writer: str, open_key: OpenKey, *, clock_ns: Call
             spool.append(
                 lambda seq, event=what, about=said: lifecycle_event(  # type: ignore[misc]
                     event, log_id=log_id, seq=seq, now_ns=clock_ns(), details=about
-                )
+                ),
+                again=True,
             )
 
 

@@ -76,10 +76,11 @@ class Recorder:
         try:
             for at in range(0, len(logs), LOGS_TOGETHER):
                 details, now_ns = {"segments": dict(logs[at : at + LOGS_TOGETHER])}, self._clock_ns()
-                self._spool.put(
+                self._spool.append(
                     lambda seq, said=details, now=now_ns: lifecycle_event(  # type: ignore[misc]
                         RETENTION, log_id=log_id, seq=seq, now_ns=now, details=said
-                    )
+                    ),
+                    again=True,
                 )
         except AuditUnavailable:
             return False
