@@ -362,7 +362,8 @@ class _Builder:
             return None
         issuers = {} if chain.jwt is None else chain.jwt.issuers
         prints = [each.thumbprint for issuer in issuers.values() for each in issuer.keys.keys]
-        for each in conflicts(keys[1], settings.issuer, set(issuers), prints):
+        trusted = {*issuers, *(each.issuer for each in self.settings.identity.asked)}
+        for each in conflicts(keys[1], settings.issuer, trusted, prints):
             place = "issuer" if each.startswith("`") else "private_key"
             self._mistake(("response", "assertion", place), each)
         try:
