@@ -37,6 +37,7 @@ class NatsSink:
         seconds: float,
     ) -> None:
         try:
+            import nats.aio.client
             import nats.errors
             import nats.js.errors
         except ImportError:
@@ -82,10 +83,11 @@ class NatsSink:
             runner.close()
 
     async def _publish(self, items: Sequence[Item]) -> list[Refused]:
-        if self._connection is None or not self._connection.is_connected:
+        if self._connection is None:
             self._said = ""
+            self._connection = client = self._library.aio.client.Client()
             secure = self._url.startswith("tls:")
-            self._connection = await self._library.connect(
+            await client.connect(
                 self._url,
                 name="ext-authz",
                 allow_reconnect=False,
@@ -94,19 +96,20 @@ class NatsSink:
                 tls=client_context(self._ca_file, self._certificate) if secure else None,
                 **self._login,
             )
-        stream = self._connection.jetstream(timeout=self._seconds, publish_async_max_pending=4096)
-        waiting = [
-            await stream.publish_async(
-                self._subject, self._encode(item), wait_stall=self._seconds, headers={"Nats-Msg-Id": item.event_id}
-            )
-            for item in items
-        ]
-        answers = await asyncio.gather(*waiting, return_exceptions=True)
+        stream = self._connection.jetstream(timeout=self._seconds)
+
+        async def publish(item: Item) -> None:
+            await stream.publish(self._subject, self._encode(item), headers={"Nats-Msg-Id": item.event_id})
+
+        # The first alone, so that what the client sets up on first use lets no later message overtake it.
+        first = await asyncio.gather(publish(items[0]), return_exceptions=True)
+        answers = [*first, *await asyncio.gather(*map(publish, items[1:]), return_exceptions=True)]
         refused: list[Refused] = []
         for index, answer in enumerate(answers):
             if not isinstance(answer, BaseException):
                 continue
-            if getattr(answer, "err_code", None) not in _TOO_LARGE:
+            too_large = isinstance(answer, self._library.errors.MaxPayloadError)
+            if not too_large and getattr(answer, "err_code", None) not in _TOO_LARGE:
                 raise self._judged(answer)
             refused.append(Refused(index, "too large for the stream"))
         return refused

@@ -34,7 +34,7 @@ class RedisSink:
         self._encode = encode
         self._options = options
         self._replicas = replicas
-        self._milliseconds = int(seconds * 1000)
+        self._wait_milliseconds = max(1, int(seconds * 500))  # WAIT answers before the socket gives up
         self._client: Any = None
 
     def deliver(self, items: Sequence[Item]) -> Sequence[Refused]:
@@ -83,7 +83,7 @@ class RedisSink:
                 raise result
             if not self._has(key, item, at):
                 refused.append(Refused(index, "the stream is past its id and does not hold it"))
-        if self._replicas and self._client.wait(self._replicas, self._milliseconds) < self._replicas:
+        if self._replicas and self._client.wait(self._replicas, self._wait_milliseconds) < self._replicas:
             raise Retry("too few replicas have it")
         return sorted(refused, key=lambda each: each.index)
 
