@@ -58,7 +58,7 @@ class AskedSettings(Settings):
     """Put before subjects and groups; with two issuers each needs a different one."""
     remember: Annotated[Seconds, AfterValidator(_remember)] = 30
     """How long an answer counts at most (never beyond the token's `exp`); at most 5m."""
-    time_limit: Annotated[Duration, AfterValidator(_limit)] = 2.0
+    time_limit: Annotated[Duration, AfterValidator(_limit)] = 2
     """How long one question may take; at most 10s. A check waits 200ms of it."""
     concurrency: Annotated[Count, AfterValidator(_concurrency)] = 8
     """How many questions may be under way at once."""

@@ -170,7 +170,8 @@ class _Issuer:
             claims = self._ask(settings, token)
         except Exception as error:  # noqa: BLE001  whatever it is, the issuer said nothing and the thread goes on
             what = str(error) if isinstance(error, IssuerError) else f"{type(error).__name__}: {error}"
-            return self._failed(what.replace(token, "…")[:300])
+            answered = isinstance(error, IssuerError) and error.answered
+            return self._failed(what.replace(token, "…")[:300], answered=answered)
         with self._lock:
             self.breaker.note(time.monotonic(), worked=True)
             mended, self._problem = bool(self._problem), ""
@@ -179,9 +180,10 @@ class _Issuer:
         self._count(settings.issuer, "inactive" if claims is None else "active")
         return _of(claims, settings, time.time_ns())
 
-    def _failed(self, problem: str) -> Answer:
+    def _failed(self, problem: str, *, answered: bool) -> Answer:
         with self._lock:
-            self.breaker.note(time.monotonic(), worked=False)
+            # Else whoever finds a token that the issuer chokes on could shut out everybody else's.
+            self.breaker.note(time.monotonic(), worked=answered)
             new, self._problem = problem != self._problem, problem
         self._count(self.settings.issuer, "failed")
         if new:

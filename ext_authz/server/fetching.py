@@ -24,12 +24,22 @@ MAX_REDIRECTS: Final = 3
 _PORTS: Final = {"http": 80, "https": 443}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _OK: Final = 200
+_CLIENT_ERRORS: Final = 4
+# Of those that say nothing of one question: no access, no such place, too slow, too many.
+_REFUSALS: Final = frozenset({401, 403, 404, 405, 407, 408, 421, 429})
 _NOT_MODIFIED: Final = 304
 _MAX_ETAG: Final = 512
 
 
 class FetchError(Exception):
-    """The document could not be had; the message says why, for operators."""
+    """The document could not be had; the message says why, for operators.
+
+    `answered`: the other side is there, and what was wrong may be this very question.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +133,8 @@ def _get(parts: SplitResult, deadline: float, context: ssl.SSLContext | None, as
         if response.status == _NOT_MODIFIED and ask.etag:
             return Document(b"", None, ask.etag, unchanged=True)
         if response.status not in ask.accepted:
-            raise FetchError(f"answers with status {response.status}")
+            asked_wrongly = response.status // 100 == _CLIENT_ERRORS and response.status not in _REFUSALS
+            raise FetchError(f"answers with status {response.status}", answered=asked_wrongly)
         if response.getheader("content-encoding", "identity").lower() != "identity":
             raise FetchError("answers with a content encoding that was not asked for")
         body = response.read(ask.max_bytes + 1)

@@ -26,7 +26,14 @@ Claims = dict[str, Any]
 
 
 class IssuerError(Exception):
-    """The issuer could not be asked, or did not answer as it should; the message is for operators."""
+    """The issuer could not be asked, or did not answer as it should; the message is for operators.
+
+    `answered`: it works, and what was wrong may be this one token, which whoever sends it chose.
+    """
+
+    def __init__(self, message: str, *, answered: bool = False) -> None:
+        super().__init__(message)
+        self.answered = answered
 
 
 def ask(settings: AnySettings, token: str) -> Claims | None:
@@ -35,7 +42,9 @@ def ask(settings: AnySettings, token: str) -> Claims | None:
         if isinstance(settings, IntrospectionSettings):
             return _introspected(settings, token)
         return _reviewed(settings, token)
-    except (FetchError, JwsError, OSError, ValueError) as error:
+    except FetchError as error:
+        raise IssuerError(str(error), answered=error.answered) from None
+    except (JwsError, OSError, ValueError) as error:
         raise IssuerError(str(error)) from None
 
 

@@ -195,6 +195,14 @@ def test_an_issuer_that_is_gone_is_left_alone_and_others_are_served(served, issu
     assert served.token(token())[0].allowed
 
 
+def test_tokens_that_an_issuer_chokes_on_do_not_shut_out_others(served, issuer):
+    issuer.mode = "400"
+    for number in range(12):
+        refused(served.token(f"odd-{number}"), "invalid_token", "its issuer could not be asked")
+    issuer.mode = "good"
+    assert served.token(issuer.grant("opaque-1"))[0].allowed
+
+
 def test_an_outage_is_no_error_that_envoy_may_take_for_an_allow(tmp_path, issuer):
     text = configuration(issuer).replace("server: {", "server: {report_errors: true, ")
     one = ServedAsking(tmp_path, "native", text)

@@ -143,6 +143,7 @@ MODES: dict[str, Callable[[IssuerServer, BaseHTTPRequestHandler, bytes], None]] 
     "good": good,
     "slow": slow,
     "500": said(YES, 500),
+    "400": said(YES, 400),
     "401": said(YES, 401),
     "204": said(b"", 204),
     "html": said(b"<html>sign in</html>"),
