@@ -4,14 +4,12 @@ import contextlib
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 import urllib.request
 
 import pytest
 from running_service import CONFIGURATION, DEPLOYER, POLICIES, SCORER, write_configuration
-from sidecar_process import Sidecar, wait_until
+from sidecar_process import Sidecar, cli, wait_until
 from wire_requests import check_request
 
 LISTEN = "server: {{listen: ['unix:{folder}/{{worker}}.sock'], workers: {workers}, transport: {transport}, trusted_proxies: [192.0.2.0/24]}}\n"
@@ -49,16 +47,6 @@ def load():
 
 def address(folder, worker=0):
     return f"unix:{folder}/{worker}.sock"
-
-
-def cli(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "ext_authz", *arguments, "-c", str(folder / "ext-authz.yaml")],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
 
 
 @pytest.mark.parametrize("transport", ["grpcio", "native"])

@@ -27,6 +27,17 @@ def wait_until(holds: Callable[[], object], seconds: float = 15, what: str = "it
         time.sleep(0.02)
 
 
+def cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of its own process with the configuration in `folder`."""
+    return subprocess.run(
+        [sys.executable, "-m", "ext_authz", *arguments, "-c", str(folder / "ext-authz.yaml")],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
 class Sidecar:
     """Starts at once; `ready()` waits for every listener's line."""
 
