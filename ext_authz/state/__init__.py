@@ -153,11 +153,16 @@ EMPTY_STATE: Final = State()
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """One consistent look at a store: its identity, its last change and the changes asked for, by id."""
+    """One consistent look at a store: its identity, its last change and the changes asked for, by id.
+
+    `origins` names those that another host recorded, `repeats` those that stand here a second time (replica.py).
+    """
 
     store_id: str
     last_id: int
     changes: tuple[Change, ...]
+    origins: Mapping[int, str] = field(default_factory=dict)
+    repeats: frozenset[int] = frozenset()
 
 
 class Store(Protocol):

@@ -45,7 +45,7 @@ class SqliteStore:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._appended = 0
-        with _as_store_error(path):
+        with as_store_error(path):
             if create:
                 _create_file(path)
             self._file = _identity(path)
@@ -88,7 +88,7 @@ class SqliteStore:
         if problem is not None:
             raise ValueError(problem)
         record = json.dumps(change.record(), sort_keys=True, ensure_ascii=False)
-        with self._lock, _as_store_error(self.path):
+        with self._lock, as_store_error(self.path):
             self._check()
             with self._transaction("IMMEDIATE"):
                 row = self._db.execute("INSERT INTO changes (record) VALUES (?)", (record,)).lastrowid
@@ -101,7 +101,7 @@ class SqliteStore:
         Raises StoreError also for a row that this version does not understand:
         passing over a revocation would be worse than an old state.
         """
-        with self._lock, _as_store_error(self.path):
+        with self._lock, as_store_error(self.path):
             self._check()
             with self._transaction("DEFERRED"):
                 store_id = str(self._db.execute("SELECT id FROM store").fetchone()[0])
@@ -120,7 +120,7 @@ class SqliteStore:
 
     def version(self) -> object:
         """Return a value that changes with every commit of anybody, and when the file was replaced."""
-        with self._lock, _as_store_error(self.path):
+        with self._lock, as_store_error(self.path):
             self._check()
             return self._db.execute("PRAGMA data_version").fetchone()[0], self._appended
 
@@ -167,7 +167,8 @@ def _identity(path: Path) -> tuple[int, int]:
 
 
 @contextlib.contextmanager
-def _as_store_error(path: Path) -> Iterator[None]:
+def as_store_error(path: Path) -> Iterator[None]:
+    """Raise what SQLite and the file system raise as StoreError, with the file named."""
     try:
         yield
     except (sqlite3.Error, OSError) as error:
