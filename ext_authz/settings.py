@@ -143,6 +143,11 @@ def parse_path(value: object, info: ValidationInfo) -> Path:
     return Path(base) / path if base is not None else path
 
 
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine for certain."""
+    return _LOOPBACK.fullmatch(host) is not None
+
+
 def url_problem(url: str, *, plaintext: bool = False) -> str | None:
     """Say why what is trusted cannot be fetched from `url`, or None.
 
@@ -157,7 +162,7 @@ def url_problem(url: str, *, plaintext: bool = False) -> str | None:
         return "is not a URL"
     if not parts.hostname or port == 0 or parts.username is not None or parts.fragment or "\\" in url:
         return "is not a URL of a host and a path alone"
-    if parts.scheme == "https" or (parts.scheme == "http" and (plaintext or _LOOPBACK.fullmatch(parts.hostname))):
+    if parts.scheme == "https" or (parts.scheme == "http" and (plaintext or is_loopback(parts.hostname))):
         return None
     return "is neither `https` nor on loopback: whoever is on the way could answer in its place"
 

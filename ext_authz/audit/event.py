@@ -198,9 +198,19 @@ def lifecycle_event(
 
 
 def state_event(
-    change: Change, *, store_id: str, log_id: str, seq: int, now_ns: int, redaction: Redaction = NOTHING
+    change: Change,
+    *,
+    store_id: str,
+    log_id: str,
+    seq: int,
+    now_ns: int,
+    origin: str = "",
+    redaction: Redaction = NOTHING,
 ) -> bytes:
-    """Return the event of one change of the shared state; (`store`, `change`) names it for ever."""
+    """Return the event of one change of the shared state; (`store`, `change`) names it for ever.
+
+    `origin` (`STORE:CHANGE`) names the one of another host that it is a copy of.
+    """
     record = change.record()
     made_ns = record.pop("at_ns")
     event: dict[str, Any] = {
@@ -214,6 +224,8 @@ def state_event(
         "event": f"{change.kind}_{'withdrawn' if change.withdraw else 'recorded'}",
         "record": record,
     }
+    if origin:
+        event["origin"] = origin
     return _line(redaction.apply(event) if redaction else event)
 
 

@@ -34,6 +34,7 @@ from ext_authz.cli.frame import (
 
 if TYPE_CHECKING:
     from ext_authz.state.changes import Change, Kind
+    from ext_authz.state.replicator import Replicator
     from ext_authz.state.sqlite import SqliteStore
 
 SECOND: Final = 1_000_000_000
@@ -243,22 +244,41 @@ def open_store(config: Path, *, create: bool = True) -> Iterator["SqliteStore"]:
     from ext_authz.config import load, prepare_run_dir
     from ext_authz.documents import mark_at
     from ext_authz.state import StoreError
-    from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+    from ext_authz.state.opening import open_replicator
+    from ext_authz.state.opening import open_store as opened
 
     loaded = load(config, os.environ, _PARTS)
     assert loaded.settings is not None  # noqa: S101  load raises otherwise
     run_dir = loaded.settings.run_dir
     prepare_run_dir(run_dir, mark_at(loaded.node, ("run_dir",)))
+    state = loaded.settings.state
     try:
-        store = SqliteStore(run_dir / FILE_NAME, create=create)
+        store = opened(state, run_dir, create=create)
+        replicator = open_replicator(state, run_dir)
     except StoreError as error:
         raise CommandError(str(error)) from None
     try:
+        if replicator is not None:
+            _sync(replicator)
+        before = store.version()
         yield store
+        if replicator is not None and store.version() != before:
+            _sync(replicator)
     except StoreError as error:
         raise CommandError(str(error)) from None
     finally:
         store.close()
+
+
+def _sync(replicator: "Replicator") -> None:
+    from ext_authz.state import StoreError
+
+    try:
+        replicator.sync()
+    except (StoreError, ValueError) as error:
+        complain(f"note: only this host knows, until its sidecar reaches the shared store: {printable(str(error))}")
+    finally:
+        replicator.drop()
 
 
 def record(config: Path, change: "Change") -> None:

@@ -53,7 +53,8 @@ from ext_authz.server.recorder import CONTROL, Recorder
 from ext_authz.server.reload import Reloader
 from ext_authz.server.transport import BindError
 from ext_authz.state import StoreError
-from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+from ext_authz.state.opening import open_store
+from ext_authz.state.sqlite import SqliteStore
 
 LOOK_SECONDS: Final = 0.25
 PRUNE_LOOKS: Final = 240
@@ -229,7 +230,7 @@ class Control:
     def _record_changes(self) -> None:
         try:
             if self._store is None:
-                self._store = SqliteStore(self._run_dir / FILE_NAME)
+                self._store = open_store(self._reloader.inputs.settings.state, self._run_dir)
             self._recorder.changes(self._store)
             self._store_problem = ""
         except (StoreError, AuditUnavailable, OSError) as error:

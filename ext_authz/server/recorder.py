@@ -102,10 +102,14 @@ class Recorder:
             if page.store_id != store_id or not page.changes:
                 return count  # another store stands here now: the next look begins with that one
             for change in page.changes:
+                if change.id in page.repeats:
+                    last = self._seen[store_id] = change.id
+                    continue
                 log_id, now_ns = self._spool.log_id, self._clock_ns()
+                origin = page.origins.get(change.id, "")
                 self._spool.append(
-                    lambda seq, c=change, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
-                        c, store_id=store_id, log_id=i, seq=seq, now_ns=n, redaction=self._redaction
+                    lambda seq, c=change, o=origin, i=log_id, n=now_ns: state_event(  # type: ignore[misc]
+                        c, store_id=store_id, origin=o, log_id=i, seq=seq, now_ns=n, redaction=self._redaction
                     ),
                     again=True,
                 )

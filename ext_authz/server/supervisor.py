@@ -27,7 +27,7 @@ from ext_authz.server import bundles, log
 from ext_authz.server.link import Kind, Link, pair
 from ext_authz.server.transport import BindError, sockets
 from ext_authz.state import StoreError
-from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+from ext_authz.state.opening import open_replicator, open_store
 
 START_SECONDS: Final = 60.0
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -272,7 +272,8 @@ def serve(config_file: Path) -> int:
         for warning in warnings:
             log.line("supervisor", f"warning: {warning}")
         try:
-            SqliteStore(settings.run_dir / FILE_NAME, create=True).close()
+            open_store(settings.state, settings.run_dir, create=True).close()
+            open_replicator(settings.state, settings.run_dir)
         except StoreError as error:
             raise StartError(str(error)) from None
         return Supervisor(config_file, inputs, config.kept_keys(settings.run_dir)).run()

@@ -34,8 +34,8 @@ from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
 from ext_authz.state import StoreError
+from ext_authz.state.opening import open_replicator, open_store
 from ext_authz.state.reader import StateReader
-from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 ENVELOPE_BYTES = 256 * 1024
 """What a CheckRequest may hold beyond the body: headers, certificate, metadata."""
@@ -54,8 +54,12 @@ class Worker:
         self._settings = settings
         self._spool = wiring.open_spool(inputs, self._name, wiring.trail_keys(inputs, os.environ))
         self._committer = Committer(self._spool)
-        database = settings.run_dir / FILE_NAME
-        self._state = StateReader(lambda: SqliteStore(database), max_age_ns=settings.state.max_age * 1_000_000_000)
+        self._replicator = open_replicator(settings.state, settings.run_dir)
+        self._state = StateReader(
+            lambda: open_store(settings.state, settings.run_dir),
+            max_age_ns=settings.state.max_age * 1_000_000_000,
+            contact_ns=self._replicator.contact if self._replicator is not None else None,
+        )
         self._metrics = WorkerMetrics(self._name)
         self._metrics.sample(STATE_AGE, lambda: max(0.0, self._state.state.age_ns(time.time_ns()) / 1e9), self._name)
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
@@ -87,6 +91,8 @@ class Worker:
         self._key_waits.start()
         self._token_waits.start()
         self._last_use.start()
+        if self._replicator is not None:
+            self._replicator.start()
         self._state.start()
         self._metrics_writer.start()
         if not self._state.ready:
@@ -106,6 +112,8 @@ class Worker:
         self._key_waits.stop()
         self._token_waits.stop()
         self._state.stop()
+        if self._replicator is not None:
+            self._replicator.stop()
         self._committer.stop()
         self._spool.close()
         self._metrics_writer.stop()

@@ -8,12 +8,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from ext_authz.state import DEFAULT_MAX_AGE_NS, State, Store
 from ext_authz.state.book import Book
-from ext_authz.state.sqlite import FILE_NAME, SqliteStore
 
 POLL_SECONDS: Final = 0.25
 _UNKNOWN: Final = object()
@@ -25,6 +23,8 @@ class StateReader:
     `open_store` is called in the thread that polls, again after every failure.
     `clock_ns` is the machine clock in Unix nanoseconds. Until the first
     successful look the state is older than any age: approvals and risk are unknown.
+    `contact_ns` says when what other hosts recorded was last known to be in the
+    store; the state is as old as that.
     """
 
     def __init__(
@@ -34,6 +34,7 @@ class StateReader:
         max_age_ns: int | None = DEFAULT_MAX_AGE_NS,
         interval: float = POLL_SECONDS,
         clock_ns: Callable[[], int] = time.time_ns,
+        contact_ns: Callable[[], int] | None = None,
     ) -> None:
         self.state = State(read_at_ns=-(1 << 62), max_age_ns=max_age_ns)
         self.failures = 0
@@ -43,19 +44,13 @@ class StateReader:
         self._max_age_ns = max_age_ns
         self._interval = interval
         self._clock_ns = clock_ns
+        self._contact_ns = contact_ns
         self._store: Store | None = None
         self._store_id = ""
         self._seen: object = _UNKNOWN
         self._book = Book()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-
-    @classmethod
-    def open(cls, run_dir: Path, *, max_age_seconds: int) -> "StateReader":
-        """Return a reader of the store in `run_dir`, which is made where it is missing. Raises StoreError."""
-        path = run_dir / FILE_NAME
-        SqliteStore(path, create=True).close()
-        return cls(lambda: SqliteStore(path), max_age_ns=max_age_seconds * 1_000_000_000)
 
     def current(self) -> State:
         """Return the state as last read."""
@@ -80,6 +75,8 @@ class StateReader:
 
     def _look(self) -> None:
         now_ns = self._clock_ns()
+        if self._contact_ns is not None:
+            now_ns = min(now_ns, self._contact_ns())
         if self._store is None:
             self._store = self._open_store()
             version = self._store.version()

@@ -74,8 +74,11 @@ class RedisLog:
 
     def name(self) -> str:
         """Return the log's name, made where it has none yet. Raises StoreError."""
-        named = self._call("SET", self._keys[0], uuid.uuid4().hex, "NX", "GET")
-        return _text(named if named is not None else self._call("GET", self._keys[0]))
+        named = self._call("GET", self._keys[0])
+        if named is None:
+            self._call("SET", self._keys[0], uuid.uuid4().hex, "NX")
+            named = self._call("GET", self._keys[0])
+        return _text(named)
 
     def renamed(self, known: str) -> str:
         """Give the log another name unless somebody else did since it was `known`; return its name."""
@@ -86,10 +89,6 @@ class RedisLog:
         found = self._call("XRANGE", self._keys[1], f"{place}-0", f"{place}-0")
         return _text(_fields(found[0][1]).get(b"o", b"")) if found else ""
 
-    def last(self) -> int:
-        """Return the place of the last row, 0 for an empty log."""
-        return int(self._call("GET", self._keys[3]) or 0)
-
     def give(self, log: str, rows: Sequence[Row]) -> int | None:
         """Add those rows that are not in the log; return how many, None where the log has another name by now."""
         arguments: list[str | bytes] = [log]
@@ -99,7 +98,10 @@ class RedisLog:
         return None if added < 0 else added
 
     def take(self, after: int, limit: int, wait_ms: int) -> list[tuple[int, Row | None]]:
-        """Return up to `limit` rows after `after`, waiting up to `wait_ms` for the first; None for one not to be believed."""
+        """Return up to `limit` rows after `after`, waiting up to `wait_ms` for the first.
+
+        None stands for a row that is not to be believed.
+        """
         found = self._call("XREAD", "COUNT", limit, "BLOCK", wait_ms, "STREAMS", self._keys[1], f"{after}-0")
         rows: list[tuple[int, Row | None]] = []
         for place, fields in found[0][1] if found else ():
@@ -114,9 +116,9 @@ class RedisLog:
 
     def _call(self, *arguments: Any) -> Any:  # noqa: ANN401  a Redis reply is what the command gives
         try:
-            return cast("Any", self._redis.execute_command(*arguments))
+            return self._redis.execute_command(*arguments)  # type: ignore[no-untyped-call]
         except self._failures as error:
-            raise StoreError(f"redis: {error or type(error).__name__}") from None
+            raise StoreError(f"redis: {str(error) or type(error).__name__}") from None
 
     def _seal(self, row: Row) -> bytes:
         record = row.record.encode()

@@ -21,11 +21,11 @@ MAX_AHEAD_NS: Final = 300 * 1_000_000_000
 """A change stamped further ahead of this host's clock than that does not push the clock of later changes."""
 
 _TABLES: Final = (
-    "CREATE TABLE IF NOT EXISTS origins (change INTEGER PRIMARY KEY, host TEXT NOT NULL, number INTEGER NOT NULL, "
-    "repeats INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS origins
+    (change INTEGER PRIMARY KEY, host TEXT NOT NULL, number INTEGER NOT NULL, repeats INTEGER NOT NULL)""",
     "CREATE UNIQUE INDEX IF NOT EXISTS origins_are_taken_once ON origins (host, number) WHERE repeats = 0",
-    "CREATE TABLE IF NOT EXISTS shared (log TEXT NOT NULL, taken INTEGER NOT NULL, mark TEXT NOT NULL, "
-    "given INTEGER NOT NULL, again INTEGER NOT NULL, clock INTEGER NOT NULL)",
+    """CREATE TABLE IF NOT EXISTS shared (log TEXT NOT NULL, taken INTEGER NOT NULL, mark TEXT NOT NULL,
+    given INTEGER NOT NULL, again INTEGER NOT NULL, clock INTEGER NOT NULL)""",
     "INSERT INTO shared SELECT '', 0, '', 0, 0, 0 WHERE NOT EXISTS (SELECT 1 FROM shared)",
 )
 
@@ -51,7 +51,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far this host has got: in which shared log, its last row taken (and that row's origin), the last row given."""
+    """How far this host has got: in which shared log, the last row taken (and its origin), the last row given."""
 
     log: str
     taken: int
@@ -203,17 +203,19 @@ class ReplicaStore(SqliteStore):
         ).fetchone()
         if found is not None and found[0] == row.record:
             return True
-        # The shared log has more of ours than we do: this file is an older copy of itself. Numbers given from now on
-        # would name two changes, and one of them would be taken for known everywhere: so go on under another name.
+        # The shared log has more of ours than we do: this file is an older copy of itself. A number given a second
+        # time would name two changes, and one of them would pass for known everywhere: so from here on rows are
+        # recorded under another name, and what had this number comes as from another host.
         self._db.execute(
-            "INSERT INTO origins SELECT id, ?, id, 0 FROM changes WHERE id NOT IN (SELECT change FROM origins)", (own,)
+            "INSERT INTO origins SELECT id, ?, id, 0 FROM changes "
+            "WHERE id < ? AND id NOT IN (SELECT change FROM origins)",
+            (own, row.origin.number),
         )
         self._db.execute("UPDATE store SET id = ?", (uuid.uuid4().hex,))
         self._db.execute("UPDATE shared SET given = 0, again = (SELECT coalesce(max(id), 0) FROM changes)")
         self._known, self._known_to = {}, 0
         self._learn()
-        query = "SELECT 1 FROM origins JOIN changes ON id = change WHERE host = ? AND number = ? AND record = ?"
-        return self._db.execute(query, (own, row.origin.number, row.record)).fetchone() is not None
+        return False
 
     def _import(self, row: Row) -> None:
         change = from_record(json.loads(row.record), 0)

@@ -35,10 +35,6 @@ class SharedLog(Protocol):
         """Return the origin of the row at `place`, "" where there is none."""
         ...
 
-    def last(self) -> int:
-        """Return the place of the last row, 0 for an empty log."""
-        ...
-
     def give(self, log: str, rows: Sequence[Row]) -> int | None:
         """Add those rows that are not in the log; return how many, None where the log has another name by now."""
         ...
@@ -63,7 +59,6 @@ class Replicator:
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self.contact_ns = -(1 << 62)
-        """Machine clock when everything of the shared log was last known to be here."""
         self.failures = 0
         self.refused = 0
         self.last_error = ""
@@ -74,6 +69,10 @@ class Replicator:
         self._log: SharedLog | None = None
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
+
+    def contact(self) -> int:
+        """Return the machine clock (ns) when everything of the shared log was last known to be here."""
+        return self.contact_ns
 
     def start(self) -> None:
         """Go on in a daemon thread."""
@@ -89,11 +88,14 @@ class Replicator:
             self._thread.join(seconds)
 
     def sync(self, *, wait_ms: int = 1) -> int:
-        """Carry what there is, both ways, once; return how many rows were new here. Raises StoreError and ValueError."""
+        """Carry what there is, both ways, once; return how many rows were new here.
+
+        Raises StoreError, and ValueError for a row that this version does not understand: passing over a revocation
+        would be worse than an old state.
+        """
         store = self._store = self._store or self._open_store()
-        fresh = self._log is None
         log = self._log = self._log or self._open_log()
-        name = self._agreed(store, log, fresh=fresh)
+        name = self._agreed(store, log)
         self._give(store, log, name)
         new = 0
         while True:
@@ -106,7 +108,7 @@ class Replicator:
                 self.contact_ns = asked_ns
                 return new
 
-    def _agreed(self, store: ReplicaStore, log: SharedLog, *, fresh: bool) -> str:
+    def _agreed(self, store: ReplicaStore, log: SharedLog) -> str:
         """Return the log's name once the store follows the log of that name.
 
         A log that lost its end (a Redis that came back with older data) hands out places a second time: it is renamed,
@@ -114,13 +116,7 @@ class Replicator:
         """
         name = log.name()
         progress = store.progress()
-        if (
-            progress.log == name
-            and progress.taken
-            and (fresh or log.last() < progress.taken)
-            and log.at(progress.taken) != progress.mark
-            and progress.mark
-        ):
+        if progress.log == name and progress.mark and log.at(progress.taken) != progress.mark:
             name = log.renamed(name)
         if progress.log != name:
             store.begin(name)
@@ -145,12 +141,13 @@ class Replicator:
             except Exception as error:  # noqa: BLE001  an outage of whatever kind; the rows wait where they are
                 self.failures += 1
                 self.last_error = str(error) or type(error).__name__
-                self._drop()
+                self.drop()
                 self._stop.wait(_PAUSES[min(in_a_row, len(_PAUSES) - 1)])
                 in_a_row += 1
-        self._drop()
+        self.drop()
 
-    def _drop(self) -> None:
+    def drop(self) -> None:
+        """Let go of both; the next look opens them anew."""
         for each in (self._log, self._store):
             if each is not None:
                 try:

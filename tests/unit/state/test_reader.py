@@ -267,15 +267,6 @@ def test_a_row_of_a_later_version_ages_the_state_instead_of_being_passed_over(tm
     reader.stop()
 
 
-def test_a_reader_opened_on_a_folder_makes_the_store_and_answers_at_once(tmp_path: Path) -> None:
-    reader = StateReader.open(tmp_path, max_age_seconds=10)
-    reader.start()
-    assert reader.ready
-    assert reader.current().max_age_ns == 10 * SECOND
-    assert reader.current() is reader.state
-    reader.stop()
-
-
 def test_a_connection_is_not_used_in_a_forked_child(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path / "state.db", create=True)
     store._pid += 1
@@ -286,9 +277,47 @@ def test_a_connection_is_not_used_in_a_forked_child(tmp_path: Path) -> None:
 
 def test_the_settings_refuse_what_this_version_cannot_do() -> None:
     assert StateSettings.model_validate({"backend": "sqlite", "max_age": "10s"}).max_age == 10
-    for bad in ({"backend": "redis", "url": "redis://x"}, {"on_stale": "deny"}):
+    for bad in ({"on_stale": "deny"},):
         with pytest.raises(ValidationError, match="not available in this version"):
             StateSettings.model_validate(bad)
     for bad in ({"backend": "etcd"}, {"on_stale": "panic"}, {"max_age": "0s"}, {"max_agee": "1s"}):
         with pytest.raises(ValidationError):
             StateSettings.model_validate(bad)
+
+
+SHARED = {"backend": "redis", "url": "rediss://u:p4ss@redis.internal:6379/0", "secret_file": "fleet.secret"}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"url": None}, "needs `url`"),
+        ({"url": "http://redis.internal"}, "is not the URL of a Redis"),
+        ({"url": "redis://:p4ss@"}, "is not the URL of a Redis"),
+        ({"url": "redis://:p4ss@redis.internal"}, "use `rediss://`"),
+        ({"url": "rediss://h?ssl_cert_reqs=none"}, "options have keys of their own"),
+        ({"secret_file": None}, "whoever can write to Redis can approve"),
+        ({"url": "redis://127.0.0.1", "ca_file": "ca.pem"}, "`ca_file` is for `rediss://`"),
+        ({"backend": "sqlite"}, "`url` is for `backend: redis`"),
+        ({"backend": "rediss"}, "did you mean `redis`"),
+    ],
+)
+def test_a_shared_store_is_authenticated_and_closed_to_onlookers_or_says_unsafe(
+    change: dict[str, str | None], message: str
+) -> None:
+    given = {name: value for name, value in {**SHARED, **change}.items() if value is not None}
+    with pytest.raises(ValidationError) as caught:
+        StateSettings.model_validate(given)
+    said = "; ".join(each["msg"] for each in caught.value.errors())
+    assert message in said
+    assert "p4ss" not in said
+
+
+def test_what_is_unsafe_can_be_said_and_a_password_is_not_shown() -> None:
+    plain = StateSettings.model_validate(
+        {"backend": "redis", "url": "redis://:p4ss@10.0.0.7", "unsafe_plaintext": True, "unsafe_unauthenticated": True}
+    )
+    whole = StateSettings.model_validate(SHARED)
+    assert "p4ss" not in repr(plain) + repr(whole)
+    assert whole.url is not None
+    assert whole.url.get_secret_value() == SHARED["url"]

@@ -1,0 +1,168 @@
+"""Two sidecars that share a real Redis: what one is told holds at both, and nothing is forgotten when Redis goes."""
+
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+
+import debian
+import pytest
+from running_service import CONFIGURATION, SCORER, write_configuration
+from shared_log import RedisServer
+from sidecar_process import Sidecar, wait_until
+from wire_requests import check_request
+
+SHARED = """server: {{listen: ['unix:{folder}/0.sock'], trusted_proxies: [192.0.2.0/24]}}
+admin: {{listen: 'unix:{folder}/admin.sock'}}
+state: {{backend: redis, url: "{url}", secret_file: ../fleet.secret}}
+"""
+
+
+@pytest.fixture
+def redis_server(tmp_path):
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    try:
+        server = RedisServer(folder)
+    except debian.AbsentError as error:
+        pytest.skip(str(error))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def fleet(tmp_path, redis_server):
+    secret = tmp_path / "fleet.secret"
+    secret.write_bytes(secrets.token_bytes(32))
+    secret.chmod(0o600)
+    started = []
+
+    def start(name):
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
+        text += SHARED.format(folder=folder, url=redis_server.url)
+        made = Sidecar(write_configuration(folder, configuration=text))
+        started.append(made)
+        return made.ready()
+
+    yield start
+    for each in started:
+        each.kill()
+
+
+def cli(sidecar, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "ext_authz", *arguments, "-c", str(sidecar.configuration)],
+        cwd=sidecar.folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+
+
+def answer(sidecar):
+    message = check_request("POST", "/v2/models/fraud/infer", principal=SCORER)
+    return sidecar.check(message, f"unix:{sidecar.folder}/0.sock").reason
+
+
+def quarantine(sidecar, *arguments):
+    done = cli(sidecar, "quarantine", SCORER, *(arguments or ("--for", "10m")), "--reason", "odd")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def state_events(sidecar):
+    return [each for each in sidecar.events() if each["schema"] == "ext_authz.state/1"]
+
+
+def test_a_quarantine_at_one_host_is_live_at_the_other_within_a_second_and_on_record_once_at_each(fleet):
+    a, b = fleet("a"), fleet("b")
+    assert (answer(a), answer(b)) == ("allowed", "allowed")
+    quarantine(a)
+    wait_until(lambda: (answer(a), answer(b)) == ("quarantined", "quarantined"), 1, what="the quarantine")
+    quarantine(b, "--withdraw")
+    wait_until(lambda: (answer(a), answer(b)) == ("allowed", "allowed"), 1, what="the withdrawal")
+    for each in (a, b):
+        wait_until(
+            lambda each=each: (
+                [event["event"] for event in state_events(each)] == ["quarantine_recorded", "quarantine_withdrawn"]
+            ),
+            what="both changes on record",
+        )
+    assert [("origin" in event) for event in state_events(a)] == [False, True]
+
+
+def test_redis_gone_and_back_empty_forgets_nothing_and_delays_nobody_here(fleet, redis_server):
+    a, b = fleet("a"), fleet("b")
+    quarantine(a)
+    wait_until(lambda: answer(b) == "quarantined", 2, what="the quarantine at the other host")
+    redis_server.kill()
+    for kept in redis_server._folder.iterdir():
+        (kept.unlink if kept.is_file() else lambda kept=kept: [each.unlink() for each in kept.iterdir()])()
+    done = quarantine(a, "--withdraw")
+    assert "only this host knows" in done.stderr
+    wait_until(lambda: answer(a) == "allowed", 1, what="the withdrawal where it was made")
+    assert answer(b) == "quarantined"
+    c = fleet("c")
+    assert answer(c) == "allowed", "a host that never knew starts while Redis is away"
+    redis_server.start()
+    wait_until(lambda: answer(b) == "allowed", 10, what="the withdrawal at the other host")
+    quarantine(b)
+    for each in (a, b, c):
+        wait_until(lambda each=each: answer(each) == "quarantined", 10, what="agreement")
+        wait_until(lambda each=each: len(state_events(each)) == 3, what="each change on record once")
+
+
+def test_a_dead_control_process_delays_no_change_of_another_host(fleet):
+    a, b = fleet("a"), fleet("b")
+    (control,) = b.children("server.control")
+    os.kill(control, signal.SIGSTOP)
+    quarantine(a)
+    wait_until(lambda: answer(b) == "quarantined", 1, what="the quarantine")
+    os.kill(control, signal.SIGCONT)
+
+
+def test_a_hanging_redis_slows_no_check_and_no_command_beyond_its_limit(fleet, redis_server):
+    a = fleet("a")
+    os.kill(redis_server._process.pid, signal.SIGSTOP)
+    try:
+        done = quarantine(a)
+        assert "only this host knows" in done.stderr
+        wait_until(lambda: answer(a) == "quarantined", 1, what="the quarantine where it was made")
+    finally:
+        os.kill(redis_server._process.pid, signal.SIGCONT)
+
+
+def test_what_was_put_into_redis_without_the_secret_is_not_taken(fleet, redis_server):
+    a = fleet("a")
+    with redis_server.client() as client:
+        record = json.dumps(
+            {"kind": "quarantine", "by": "os:eve", "at_ns": 1, "subject": SCORER, "expires_at": 9999999999}
+        )
+        client.incr("{ext-authz}:last")
+        client.xadd("{ext-authz}:changes", {"o": "f" * 32 + ":1", "r": "- " + record}, id="1-0")
+    quarantine(a)
+    wait_until(lambda: answer(a) == "quarantined", 2, what="a change that has the secret")
+    wait_until(lambda: len(state_events(a)) == 1, what="one event")
+    assert state_events(a)[0]["record"]["by"] != "os:eve"
+
+
+@pytest.mark.parametrize(
+    ("mode", "content", "what"), [(0o644, b"x" * 32, "others can read it"), (0o600, b"x", "fewer")]
+)
+def test_a_bad_secret_ends_the_start_with_one_line(tmp_path, redis_server, mode, content, what):
+    secret = tmp_path / "fleet.secret"
+    secret.write_bytes(content)
+    secret.chmod(mode)
+    folder = tmp_path / "a"
+    folder.mkdir()
+    text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
+    text += SHARED.format(folder=folder, url=redis_server.url)
+    done = subprocess.run(
+        [sys.executable, "-m", "ext_authz", "serve", "-c", str(write_configuration(folder, configuration=text))],
+        cwd=folder, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
