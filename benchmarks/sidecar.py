@@ -89,8 +89,11 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes]:
 
 
 @contextlib.contextmanager
-def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iterator[None]:
-    """Run a server; pin it (or, with `worker`, its child whose command line holds that word) to `core`."""
+def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iterator[list[int]]:
+    """Run a server; pin it (or, with `worker`, its child whose command line holds that word) to `core`.
+
+    Yields the ids of what was pinned.
+    """
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
     )
@@ -101,10 +104,11 @@ def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iter
                 break
         else:
             raise SystemExit(f"{command} did not start")
-        for pid in _worker_pids(process.pid, worker) if worker else [process.pid]:
+        pids = _worker_pids(process.pid, worker) if worker else [process.pid]
+        for pid in pids:
             for task in Path(f"/proc/{pid}/task").iterdir():
                 os.sched_setaffinity(int(task.name), {core})
-        yield
+        yield pids
     finally:
         process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -112,6 +116,12 @@ def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iter
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+
+def cpu_us(pids: list[int]) -> float:
+    """Return the CPU time that the processes' threads have had, in microseconds."""
+    tasks = [task for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
+    return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
 def _worker_pids(parent: int, word: str) -> list[int]:
@@ -161,33 +171,40 @@ def main() -> None:
         command = [sys.executable, str(ROOT / "benchmarks/empty_service.py"), empty]
         subjects = {"empty grpcio service": (command, empty, request, "ready", "")} | subjects
 
-        runs: dict[str, list[tuple[h2load.Load, h2load.Load]]] = {name: [] for name in subjects}
+        runs: dict[str, list[tuple[h2load.Load, h2load.Load, float]]] = {name: [] for name in subjects}
         for round_number in range(options.rounds):
             for name, (command, address, message, ready, worker) in subjects.items():
                 print(f"round {round_number + 1}/{options.rounds}: {name} ...", file=sys.stderr)
-                with serving(command, ready, server_core, worker):
+                with serving(command, ready, server_core, worker) as pids:
                     if worker and not allowed(address, message):
                         raise SystemExit("the benchmark's request is not allowed; its figures would mean nothing")
                     load = {"address": address, "method": METHOD, "message": message, "core": client_core}
                     h2load.run(**load, calls=options.calls // 5, connections=2, streams=16)
+                    before = cpu_us(pids)
                     busy = h2load.run(**load, calls=options.calls, connections=2, streams=16)
+                    cost = (cpu_us(pids) - before) / options.calls
                     alone = h2load.run(**load, calls=options.calls // 10, connections=1, streams=1)
-                    runs[name].append((busy, alone))
+                    runs[name].append((busy, alone, cost))
 
     figures = {}
     for name, loads in runs.items():
         figures[name] = {
-            "checks_per_second": statistics.median(busy.per_second for busy, _ in loads),
-            "p50_ms": statistics.median(busy.p50_ms for busy, _ in loads),
-            "p99_ms": statistics.median(busy.p99_ms for busy, _ in loads),
-            "alone_p50_ms": statistics.median(alone.p50_ms for _, alone in loads),
+            "checks_per_second": statistics.median(busy.per_second for busy, _, _ in loads),
+            "p50_ms": statistics.median(busy.p50_ms for busy, _, _ in loads),
+            "p99_ms": statistics.median(busy.p99_ms for busy, _, _ in loads),
+            "cpu_us": statistics.median(cost for _, _, cost in loads),
+            "alone_p50_ms": statistics.median(alone.p50_ms for _, alone, _ in loads),
         }
-    base = figures["empty grpcio service"]["checks_per_second"]
-    print(f"{'':28} {'checks/s':>9} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'alone p50 ms':>13}")
+    base = figures["empty grpcio service"]
+    print(
+        f"{'':28} {'checks/s':>9} {'ratio':>6} {'CPU µs':>7} {'ratio':>6} {'p50 ms':>7} {'p99 ms':>7} {'alone p50 ms':>13}"
+    )
     for name, figure in figures.items():
-        figure["ratio"] = figure["checks_per_second"] / base
+        figure["ratio"] = figure["checks_per_second"] / base["checks_per_second"]
+        figure["cpu_ratio"] = base["cpu_us"] / figure["cpu_us"]
         print(
-            f"{name:28} {figure['checks_per_second']:9.0f} {figure['ratio']:6.2f} {figure['p50_ms']:7.2f}"
+            f"{name:28} {figure['checks_per_second']:9.0f} {figure['ratio']:6.2f} {figure['cpu_us']:7.1f}"
+            f" {figure['cpu_ratio']:6.2f} {figure['p50_ms']:7.2f}"
             f" {figure['p99_ms']:7.2f} {figure['alone_p50_ms']:13.3f}"
         )
     if options.json:
