@@ -117,10 +117,10 @@ def _read(
         raise _MalformedError("query or fragment outside the path")
 
     headers, forged = _gather(http, header_names, injected)
-    for name, attribute in zip(_REPEATING, (authority, authority, path, method), strict=True):
+    for name, attribute in ((":authority", authority), ("host", authority), (":path", path), (":method", method)):
         values = headers.get(name)
         if values is not None:
-            if values != (_latin(attribute),):
+            if len(values) != 1 or values[0] != (attribute if attribute.isascii() else _latin(attribute)):
                 raise _MalformedError(f"`{name}` comes twice or differs from the attributes")
             if name not in header_names:
                 del headers[name]

@@ -168,20 +168,22 @@ class WorkerMetrics(Registry):
         self._pending: dict[_Seen, int] = {}
         self._buckets = [0] * (len(BOUNDS_NS) + 1)
         self._sum_ns = 0
+        self._skewed = 0
 
     def observe(self, outcome: Outcome, duration_ns: int) -> None:
         """Count one answered check that took `duration_ns` nanoseconds."""
         decision, context = outcome.decision, outcome.context
         seen = (decision.allowed, decision.reason, decision.policies, decision.shadow)
         bucket = bisect_left(BOUNDS_NS, duration_ns)
+        skewed = context is not None and not -SKEW_NS <= context.time_ns - context.now_ns <= SKEW_NS
         with self._lock:
-            self._pending[seen] = self._pending.get(seen, 0) + 1
+            pending = self._pending
+            pending[seen] = pending.get(seen, 0) + 1
             self._buckets[bucket] += 1
             self._sum_ns += duration_ns
-            if len(self._pending) > _MAX_PENDING:
+            self._skewed += skewed
+            if len(pending) > _MAX_PENDING:
                 self._fold()
-        if context is not None and not -SKEW_NS <= context.time_ns - context.now_ns <= SKEW_NS:
-            self.count(CLOCK_SKEW)
 
     def internal_error(self, error: BaseException) -> None:
         """Count a failure of ours by its kind."""
@@ -206,6 +208,9 @@ class WorkerMetrics(Registry):
             for match in shadow:
                 self._add((POLICY_DECISIONS, match.policy_id, match.effect, "shadow"), count)
         self._pending = {}
+        if self._skewed:
+            self._add((CLOCK_SKEW,), self._skewed)
+            self._skewed = 0
 
     def _add(self, key: _Key, count: int) -> None:
         self._counters[key] = self._counters.get(key, 0) + count
