@@ -27,6 +27,8 @@ LIFECYCLE: Final = "ext_authz.lifecycle/1"
 STATE: Final = "ext_authz.state/1"
 CHECKPOINT: Final = "ext_authz.checkpoint/1"
 GAP: Final = "ext_authz.gap/1"
+SHREDDED: Final = "segment_shredded"
+"""The lifecycle event that says whose key is deleted: `segments`, by log one number."""
 RETENTION: Final = "retention"
 """The lifecycle event that says which segments are deleted in their time: `segments`, by log the highest number."""
 

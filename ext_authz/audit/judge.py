@@ -3,18 +3,17 @@
 Law: see verify.py. What a crash leaves and what only a hand can do are told apart here; docs/audit.md says how.
 """
 
-import fcntl
-import os
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
-from pathlib import Path
 from typing import Any, Final, Protocol
 
 from ext_authz.audit.boot import tree_before
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note
 from ext_authz.audit.event import GAP
 from ext_authz.audit.merkle import Range
+from ext_authz.audit.open_segment import being_written
 from ext_authz.audit.report import LogReport, State, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, scan
 from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames
@@ -275,8 +274,9 @@ class Judge:
         """Return how the log ends."""
         if self.sealed:
             return State.SEALED
-        if any(_locked(part.file.path) for part in self.log.parts):
-            return State.OPEN
+        with suppress(OSError):
+            if any(being_written(part.file.path) for part in self.log.parts):
+                return State.OPEN
         return State.RECOVERED if any(who.startswith(NEXT_START) for _, _, who in self.log.claims) else State.UNSEALED
 
     def claims(self) -> None:
@@ -315,21 +315,6 @@ class Judge:
             self.bad(Trouble.INCOMPLETE, "no good signature covers them", first=covered, last=report.end - 1)
         elif uncovered:
             report.notes.append(f"the last {uncovered} events are behind the last checkpoint")
-
-
-def _locked(path: Path) -> bool:
-    """Whether a process holds the lock that a log's writer has on its segment."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False
 
 
 def _seconds_between(earlier: str, later: str) -> float:

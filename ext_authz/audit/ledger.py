@@ -45,7 +45,7 @@ class Ledger:
         self._tree = Range()
         self._new: list[bytes] = []
         self._number = 0
-        self._next = clock()
+        self._next = self._signed_at = clock()
 
     def add(self, event: bytes) -> None:
         """Take the next event: its exact bytes in the trail."""
@@ -55,6 +55,10 @@ class Ledger:
     def size(self) -> int:
         """How many events were added."""
         return self._tree.end + len(self._new)
+
+    def age(self) -> float:
+        """Return the seconds since the signer last signed, or since the start."""
+        return max(0.0, self._clock() - self._signed_at)
 
     def tree(self) -> Range:
         """Return the tree of all events added so far (a copy)."""
@@ -84,7 +88,7 @@ class Ledger:
             self.failures += 1
             self.error, note = type(error).__name__, ""
         else:
-            self.error = ""
+            self.error, self._signed_at = "", self._clock()
         with self._lock:
             number, self._number = self._number, self._number + 1
         self.signed = max(self.signed, tree.end)

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.event import CHECKPOINT
+from ext_authz.audit.event import CHECKPOINT, GAP, LIFECYCLE
 from ext_authz.audit.merkle import HASH_BYTES, Range
 from ext_authz.audit.segment import HEADER_BYTES, Damage, Header, Kind, Record, Segment, read_header
 
@@ -260,7 +260,11 @@ class _Scanner:
             event = orjson.loads(payload)
         except ValueError:
             return
-        if isinstance(event, dict) and len(self.made.notable) < _MAX_NOTABLE:
+        if (
+            isinstance(event, dict)
+            and event.get("schema") in (GAP, LIFECYCLE)
+            and len(self.made.notable) < _MAX_NOTABLE
+        ):
             self.made.notable.append(event)
 
     def compare(self, seq: int, leaf: bytes) -> None:

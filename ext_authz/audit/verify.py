@@ -16,7 +16,7 @@ import orjson
 from ext_authz.audit.anchors import Anchors
 from ext_authz.audit.boot import STARTED, started_ns
 from ext_authz.audit.checkpoint import NoteError, VerifierKey
-from ext_authz.audit.event import LIFECYCLE, RETENTION
+from ext_authz.audit.event import LIFECYCLE, RETENTION, SHREDDED
 from ext_authz.audit.judge import NEXT_START, Judge, Log, Part
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
@@ -26,7 +26,6 @@ from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segments
 from ext_authz.envelope.errors import AlteredError, EnvelopeError, KeyUnavailableError, UnsupportedError
 
-SHREDDED: Final = "segment_shredded"
 KEPT: Final = "a checkpoint that was kept"
 COPIED: Final = "a checkpoint in the copy"
 PARALLEL_BYTES: Final = 48 * 1024 * 1024

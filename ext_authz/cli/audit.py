@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ext_authz.cli import audit_export, audit_proof, audit_stats
+from ext_authz.cli import audit_export, audit_proof, audit_shred, audit_stats
 from ext_authz.cli.audit_filters import Action, Decision, Policy, Reason, Resource, Since, Subject, Until, wanted
 from ext_authz.cli.audit_reading import Paths, open_trail, remarks
 from ext_authz.cli.frame import DEFAULT_CONFIG, ConfigOption, JsonOption, TrailKeyOption, clock_text, printable, say
@@ -111,6 +111,7 @@ app.command()(audit_proof.prove)
 app.command("verify-proof")(audit_proof.verify_proof)
 app.command("public-key")(audit_proof.public_key)
 app.command()(audit_export.export)
+app.command()(audit_shred.shred)
 
 
 def _pause() -> None:

@@ -34,6 +34,7 @@ from ext_authz.server.keys import KeyKeeper
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import (
     AUDIT_EVENTS,
+    CHECKPOINT_AGE,
     KEY_FETCHES,
     KEYS_AGE,
     KEYS_USABLE,
@@ -260,6 +261,7 @@ class Control:
     def _render(self) -> bytes:
         now = time.time()
         self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
+        self._registry.gauge(CHECKPOINT_AGE, self._spool.ledger.age(), CONTROL)
         own = self._registry.snapshot(now)
         return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now), self._ages(now)], now)
 

@@ -47,6 +47,7 @@ RELOADS: Final = "ext_authz_reloads_total"
 STATE_AGE: Final = "ext_authz_state_age_seconds"
 AUDIT_EVENTS: Final = "ext_authz_audit_events_total"
 SPOOL_BYTES: Final = "ext_authz_audit_spool_bytes"
+CHECKPOINT_AGE: Final = "ext_authz_audit_checkpoint_age_seconds"
 SINK_UP: Final = "ext_authz_audit_sink_up"
 SINK_HELD: Final = "ext_authz_audit_sink_held"
 SINK_LAG: Final = "ext_authz_audit_sink_lag_seconds"
@@ -74,6 +75,7 @@ FAMILIES: Final[dict[str, Family]] = {
     STATE_AGE: Family("gauge", "Seconds since approvals, revocations and quarantines were last read.", ("process",)),
     AUDIT_EVENTS: Family("counter", "Audit events by what became of them at each sink.", ("outcome", "sink")),
     SPOOL_BYTES: Family("gauge", "Bytes of the audit trail on this machine."),
+    CHECKPOINT_AGE: Family("gauge", "Seconds since a process last signed its part of the trail.", ("process",)),
     SINK_UP: Family("gauge", "Whether a sink took what it was last given.", ("sink",)),
     SINK_HELD: Family("gauge", "Whether a sink waits for somebody to mend its configuration.", ("sink",)),
     SINK_LAG: Family("gauge", "Age of the oldest event that a sink does not have yet.", ("sink",)),

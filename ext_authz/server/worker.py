@@ -28,7 +28,7 @@ from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.last_use import LastUseWriter
 from ext_authz.server.link import Kind, Link, adopt
-from ext_authz.server.metrics import STATE_AGE, MetricsWriter, WorkerMetrics
+from ext_authz.server.metrics import CHECKPOINT_AGE, STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
@@ -61,6 +61,7 @@ class Worker:
             contact_ns=self._replicator.contact if self._replicator is not None else None,
         )
         self._metrics = WorkerMetrics(self._name)
+        self._metrics.sample(CHECKPOINT_AGE, self._spool.ledger.age, self._name)
         self._metrics.sample(STATE_AGE, lambda: max(0.0, self._state.state.age_ns(time.time_ns()) / 1e9), self._name)
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._fetched = fetched

@@ -131,3 +131,32 @@ def test_an_event_that_is_not_there_does_not_hold(config, capfd):
     done = ran(capfd, "audit", "prove", "0" * 32, "-c", config)
     assert done.status == 1
     assert "no event here has the id" in done.err
+
+
+def test_shredding_is_on_record_and_leaves_the_trail_proven(config, trail, capfd):
+    path = files(trail)[0]
+    done = ran(capfd, "audit", "shred", path, "--reason", "asked for", "-c", config)
+    assert (done.status, done.err) == (0, f"{path.name}: its key is deleted\n")
+    assert not path.with_suffix(".key").exists()
+    plain = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)
+    assert (plain["status"], plain["problems"]) == (0, [])
+    assert [log["shredded"] for log in plain["logs"] if log["shredded"]] == [[path.name]]
+    told = [line for line in ran(capfd, "audit", "cat", "-c", config).out.splitlines() if "segment_shredded" in line]
+    assert len(told) == 1
+    assert "by=os:" in told[0]
+    assert "reason=asked for" in told[0]
+    assert ran(capfd, "audit", "shred", path, "--reason", "again", "-c", config).status == 2
+
+
+def test_what_is_being_written_or_is_no_segment_is_not_shredded(config, trail, capfd, tmp_path):
+    keys = TrailKeys(AuditSettings(), tmp_path, tmp_path / "run", {})
+    spool = Spool.create(trail, "worker-1", keys=keys.open(), signer=keys.signer())
+    done = ran(capfd, "audit", "shred", files(trail, "worker-1")[0], "--reason", "x", "-c", config)
+    assert done.status == 2
+    assert "is being written" in done.err
+    spool.close()
+    for wrong in (tmp_path / "audit.key", trail / "nothing.seg", trail / "query.key"):
+        done = ran(capfd, "audit", "shred", wrong, "--reason", "x", "-c", config)
+        assert done.status == 2
+        assert "is no segment of the trail" in done.err
+    assert (tmp_path / "audit.key").exists()

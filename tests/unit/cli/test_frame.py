@@ -41,7 +41,7 @@ def test_the_contracts_commands_are_all_there():
         "serve", "check", "explain", "test", "replay", "approve", "approvals", "revoke", "revocations", "quarantine",
         "quarantines", "encrypt", "decrypt", "rewrap", "demo", "token issue", "apikey new", "apikey list", "apikey revoke",
         "envoy config", "envoy lint", "schema config", "schema policy", "schema test", "schema audit",
-        "audit tail", "audit cat", "audit verify", "audit prove", "audit export", "audit stats", "audit verify-proof", "audit public-key",
+        "audit tail", "audit cat", "audit verify", "audit prove", "audit export", "audit stats", "audit verify-proof", "audit public-key", "audit shred",
     }  # fmt: skip
     assert wanted <= there
 

@@ -1,0 +1,86 @@
+"""`audit shred`: delete the keys of segments, on record.
+
+Law: the event is on the disk before a key is gone, so that `verify` can tell it from theft; a segment that is being
+written, or that a sink may still lack, is not touched unasked. Non-goal: the segments themselves, which stay.
+"""
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, complain, printable
+
+if TYPE_CHECKING:
+    from ext_authz.audit.spool import Spool
+    from ext_authz.audit.trail import Segment
+
+WRITER: Final = "operator"
+
+
+def shred(
+    paths: Annotated[list[Path], typer.Argument(metavar="SEGMENT…", help="Segments (`.seg`) of the configured trail.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes on record.")],
+    config: ConfigOption = DEFAULT_CONFIG,
+) -> None:
+    """Make segments unreadable for ever by deleting their keys; the trail says who did it, when and why.
+
+    Their hashes stay, so that everything else is still proven. Sinks that have not delivered them never will.
+
+    Example: `ext-authz audit shred run/audit/worker-0-20260101T000000Z-0123456789abcdef.000003.seg --reason "GDPR 17"`
+    """
+    from ext_authz.audit.boot import record_start
+    from ext_authz.audit.spool import AuditUnavailable, Spool
+    from ext_authz.audit.trail_keys import TrailKeys
+    from ext_authz.cli.changes import operator
+    from ext_authz.config import load
+    from ext_authz.envelope.errors import KeyUnavailableError
+
+    loaded = load(config, os.environ, frozenset({"run_dir", "audit"}))
+    assert loaded.settings is not None  # noqa: S101  load raises otherwise
+    folder = loaded.settings.run_dir / "audit"
+    chosen = [_segment(path, folder) for path in paths]
+    keys = TrailKeys(loaded.settings.audit, loaded.base, loaded.settings.run_dir, os.environ)
+    try:
+        spool = Spool.create(folder, WRITER, keys=keys.open(), signer=keys.signer())
+    except (AuditUnavailable, KeyUnavailableError) as error:
+        raise CommandError(f"nothing was shredded: {printable(str(error))}") from None
+    try:
+        record_start(spool, WRITER, keys.open)
+        for segment in chosen:
+            _record(spool, segment, {"by": operator(), "reason": reason})
+        if not spool.sync():
+            raise AuditUnavailable(f"{folder}: the disk failed")  # noqa: TRY301  one way to say that nothing was done
+        for segment in chosen:
+            segment.key.unlink(missing_ok=True)
+            complain(f"{segment.name}: its key is deleted")
+    except AuditUnavailable as error:
+        raise CommandError(f"nothing was shredded: {printable(str(error))}") from None
+    finally:
+        spool.close()
+
+
+def _segment(path: Path, folder: Path) -> "Segment":
+    from ext_authz.audit.open_segment import being_written
+    from ext_authz.audit.trail import segment_of
+
+    found = segment_of(path)
+    if found is None or not path.is_file() or path.resolve().parent != folder.resolve():
+        raise CommandError(f"`{printable(str(path))}` is no segment of the trail in {folder}")
+    if not found.key.exists():
+        raise CommandError(f"`{found.name}` has no key any more")
+    if being_written(path):
+        raise CommandError(f"`{found.name}` is being written")
+    return found
+
+
+def _record(spool: "Spool", segment: "Segment", about: dict[str, str]) -> None:
+    from ext_authz.audit.event import SHREDDED, lifecycle_event
+
+    details = {"segments": {segment.log_id: segment.number}, **about}
+    spool.append(
+        lambda seq: lifecycle_event(SHREDDED, log_id=spool.log_id, seq=seq, now_ns=time.time_ns(), details=details),
+        again=True,
+    )
