@@ -4,11 +4,12 @@ import ssl
 import time
 
 import pytest
+from bundles import BundleServer
 from key_server import BROKEN, KeyServer
 
 from ext_authz.demo.pki import Authority
 from ext_authz.server import fetching
-from ext_authz.server.fetching import FetchError, fetch
+from ext_authz.server.fetching import Ask, FetchError, fetch
 
 PROBLEMS = {
     "500": "status 500",
@@ -88,3 +89,48 @@ def test_tls_is_verified(secure):
         fetch(server.uri)
     with pytest.raises(FetchError, match="not trusted"):
         fetch(server.uri.replace("127.0.0.1", "localhost"), context=trusting)
+
+
+@pytest.fixture
+def bundles():
+    made = BundleServer(b"one")
+    yield made
+    made.close()
+
+
+def test_what_is_still_the_same_is_not_sent_again(bundles):
+    first = fetch(bundles.url)
+    assert (first.body, first.unchanged, first.etag[0]) == (b"one", False, '"')
+    again = fetch(bundles.url, ask=Ask(etag=first.etag))
+    assert (again.body, again.unchanged, again.etag) == (b"", True, first.etag)
+    bundles.archive = b"two"
+    assert fetch(bundles.url, ask=Ask(etag=first.etag)).body == b"two"
+
+
+def test_limits_and_headers_are_those_that_were_asked_for(bundles):
+    bundles.token, bundles.archive = "s3cret", b"x" * 100
+    asked = Ask(max_bytes=100, headers={"authorization": "Bearer s3cret"})
+    assert fetch(bundles.url, ask=asked).body == b"x" * 100
+    with pytest.raises(FetchError, match="status 401"):
+        fetch(bundles.url)
+    with pytest.raises(FetchError, match="more than 99 bytes"):
+        fetch(bundles.url, ask=Ask(max_bytes=99, headers=asked.headers))
+
+
+@pytest.mark.parametrize("etag", ["", "bare", '"a b"', '"' + "x" * 600 + '"', '"a" "b"', "W/bare", '"a'])
+def test_an_entity_tag_that_could_not_be_sent_back_is_none(etag):
+    assert fetching._etag(etag) == ""
+
+
+def test_not_modified_is_no_answer_to_who_did_not_ask_so(bundles, monkeypatch):
+    monkeypatch.setattr(bundles, "reply", lambda _headers: (304, b"", '"1"'))
+    with pytest.raises(FetchError, match="status 304"):
+        fetch(bundles.url)
+
+
+def test_plain_http_beyond_loopback_wants_to_be_asked_for():
+    with pytest.raises(FetchError, match="neither `https` nor on loopback"):
+        fetch("http://192.0.2.1/b", seconds=0.2)
+    with pytest.raises(FetchError) as caught:
+        fetch("http://192.0.2.1/b", seconds=0.2, ask=Ask(plaintext=True))
+    assert "loopback" not in str(caught.value)
