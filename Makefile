@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e lint types bench proto clean
+.PHONY: help demo test e2e lint types bench bench-mapping heavy-servers test-heavy proto clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python3.11"; exit 2; }
@@ -51,6 +51,24 @@ types: $(STAMP).lint ## mypy, strict
 
 bench: $(STAMP).test ## checks per second beside an empty gRPC service, in one run
 	@$(BIN)/python benchmarks/sidecar.py $(BENCH_FLAGS)
+	@echo "more: make bench-mapping; benchmarks/policies.py, envelope.py, replay.py, h2load.py (benchmarks/README.md)"
+
+bench-mapping: $(STAMP).test ## what finding a request's meaning costs beside json.loads of its body
+	@$(BIN)/python benchmarks/mapping.py
+
+# Each in an environment of its own: their dependencies exclude each other, and none is needed to use the sidecar.
+HEAVY := mlflow=mlflow>=3.17,<3.18 kserve=kserve>=0.21,<0.22 triton=nvidia-pytriton>=0.7,<0.8
+
+heavy-servers: $(STAMP).test ## install real MLflow, KServe and Triton (CPU) for test-heavy: about 1.7 GB
+	@set -e; for each in $(foreach one,$(HEAVY),'$(one)'); do \
+	  name=$${each%%=*}; place=$(VENV)/heavy/$$name; \
+	  [ -e $$place/.stamp ] && continue; \
+	  echo "installing $$name ..."; \
+	  $(PYTHON) -m venv $$place; $$place/bin/python -m pip install --quiet "$${each#*=}"; touch $$place/.stamp; \
+	done
+
+test-heavy: heavy-servers ## the tests against those servers
+	@$(BIN)/python -m pytest tests/heavy -s $(PYTEST_FLAGS)
 
 proto: $(STAMP).lint ## compile proto/ into ext_authz/_pb
 	@$(BIN)/python proto/build.py
