@@ -321,4 +321,6 @@ ADAPTER: Final = Adapter(
     ),
     error_shape="openai",
     header_names=_ROUTING,
+    # KServe's prefix.
+    aliases={"/v1/": ("/openai/v1/",)},
 )

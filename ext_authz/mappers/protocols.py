@@ -8,8 +8,10 @@ from ext_authz.mappers import (
     anthropic,
     bentoml,
     feast,
+    hosted,
     kserve_v1,
     kubernetes,
+    llama_cpp,
     mlflow,
     ollama,
     open_inference,
@@ -19,6 +21,7 @@ from ext_authz.mappers import (
     sagemaker,
     seldon,
     tensorflow_serving,
+    tgi,
     torchserve,
 )
 from ext_authz.mappers.adapter import Adapter
@@ -41,5 +44,9 @@ ADAPTERS: Final[tuple[Adapter, ...]] = (
     kubernetes.PIPELINES,
     seldon.ADAPTER,
     bentoml.ADAPTER,
+    llama_cpp.ADAPTER,
+    tgi.ADAPTER,
+    hosted.GEMINI,
+    hosted.BEDROCK,
 )
 PROTOCOLS: Final[Mapping[str, Adapter]] = MappingProxyType({adapter.name: adapter for adapter in ADAPTERS})
