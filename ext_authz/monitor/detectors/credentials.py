@@ -42,6 +42,8 @@ class CredentialParams:
     """Distinct names that failed anywhere within the hour, beyond what is usual for the hour, …"""
     spread_sources: int = 10
     """… from at least this many sources."""
+    spread_day: Limits = field(default_factory=lambda: Limits(floor=100, factor=3.0, spread=1.0, warm_days=3))
+    """The same within the day (UTC): so slow that no hour shows it."""
     ipv6_prefix: int = 64
     """Length of the network that counts as one source in IPv6."""
     quiet: int = 3600
@@ -80,6 +82,40 @@ class _Source:
         return made
 
 
+class _Spread:
+    """Distinct names and sources of the window that runs, and the most that was usual."""
+
+    __slots__ = ("alarmed", "baseline", "evidence", "length", "names", "sources", "window")
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+        self.window = 0
+        self.alarmed = 0
+        self.names = Distinct()
+        self.sources = Distinct()
+        self.evidence: list[str] = []
+        self.baseline = Baseline(0)
+
+    def turn(self, window: int, limits: Limits) -> None:
+        """Begin another window."""
+        self.baseline.note(window * self.length // DAY, 0, limits)
+        self.window, self.names, self.sources = window, Distinct(), Distinct()
+        self.evidence.clear()
+
+    def pack(self) -> list[Any]:
+        rest = [self.names.pack(), self.sources.pack(), self.evidence, self.baseline.pack()]
+        return [self.window, self.alarmed, *rest]
+
+    @classmethod
+    def unpack(cls, length: int, packed: Any) -> "_Spread":  # noqa: ANN401
+        window, alarmed, names, sources, evidence, baseline = packed
+        made = cls(length)
+        made.window, made.alarmed = whole(window), whole(alarmed)
+        made.names, made.sources = Distinct.unpack(names), Distinct.unpack(sources)
+        made.evidence, made.baseline = texts(evidence, MAX_EVIDENCE), Baseline.unpack(baseline)
+        return made
+
+
 class CredentialStuffing(Fold):
     """Many credentials that do not hold."""
 
@@ -92,12 +128,8 @@ class CredentialStuffing(Fold):
         self._sources: Table[_Source] = Table(self.params.max_sources)
         self._names: Table[_Source] = Table(self.params.max_names)
         self._homes: Table[int] = Table(self.params.max_homes)
-        self._hour = 0
-        self._spread_alarmed = 0
-        self._hour_names = Distinct()
-        self._hour_sources = Distinct()
-        self._evidence: list[str] = []
-        self._baseline = Baseline(0)
+        self._hour = _Spread(HOUR)
+        self._day = _Spread(DAY)
 
     def see(self, one: Seen) -> Found:
         """Take one event in."""
@@ -214,45 +246,50 @@ class CredentialStuffing(Fold):
         return (Finding(self.name, None, source, Severity.MEDIUM, said, evidence, one.at_ns, one.claimed),)
 
     def _everywhere(self, one: Seen, source: str) -> Found:
-        """Judge distinct names of the hour: many sources with one failure each show up nowhere else."""
+        """Judge distinct names together: many sources with one failure each show up nowhere else."""
         if not one.claimed or f"{one.claimed}\n{source}" in self._homes:
             return NONE
-        params, hour = self.params, one.second // HOUR
-        if hour > self._hour:
-            self._baseline.note(hour * HOUR // DAY, 0, params.spread)
-            self._hour, self._hour_names, self._hour_sources = hour, Distinct(), Distinct()
-            self._evidence.clear()
-        self._hour_names.add(digest(one.claimed, self._key))
-        self._hour_sources.add(digest(source, self._key))
-        kept(self._evidence, one.event_id)
-        names, sources = len(self._hour_names), len(self._hour_sources)
-        limit = self._baseline.threshold(params.spread)
-        found: Found = NONE
-        quiet = self._spread_alarmed and one.second - self._spread_alarmed < params.quiet
-        if names > limit and sources >= params.spread_sources and not quiet:
-            self._spread_alarmed = one.second
-            said = (
-                f"credentials for about {names} names failed from about {sources} sources within the hour"
-                f" (limit {round(limit)})"
-            )
-            found = (Finding(self.name, None, None, Severity.HIGH, said, tuple(self._evidence), one.at_ns),)
-        self._baseline.note(hour * HOUR // DAY, names, params.spread)
-        return found
+        params, name, origin = self.params, digest(one.claimed, self._key), digest(source, self._key)
+        for spread, limits in ((self._hour, params.spread), (self._day, params.spread_day)):
+            window = one.second // spread.length
+            if window > spread.window:
+                spread.turn(window, limits)
+            spread.names.add(name)
+            spread.sources.add(origin)
+            kept(spread.evidence, one.event_id)
+        found = self._judge(one, self._hour, params.spread)
+        if found:
+            self._day.alarmed = self._day.window
+        return found or self._judge(one, self._day, params.spread_day)
+
+    def _judge(self, one: Seen, spread: "_Spread", limits: Limits) -> Found:
+        names, sources = len(spread.names), len(spread.sources)
+        limit = spread.baseline.threshold(limits)
+        spread.baseline.note(spread.window * spread.length // DAY, names, limits)
+        if names <= limit or sources < self.params.spread_sources or spread.alarmed == spread.window:
+            return NONE
+        spread.alarmed = spread.window
+        within = "hour" if spread.length == HOUR else "day (low and slow)"
+        said = (
+            f"credentials for about {names} names failed from about {sources} sources within the {within}"
+            f" (limit {round(limit)})"
+        )
+        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), one.at_ns),)
 
     def _short(self, value: str) -> str:
         return f"{digest(value, self._key):016x}"
 
     def merge(self, other: "CredentialStuffing") -> None:
-        """Take in what another host, with the same key, saw of the hour that runs here; any number of times."""
-        hour, names, sources = other.hour
-        if hour == self._hour:
-            self._hour_names.merge(names)
-            self._hour_sources.merge(sources)
+        """Take in what another host, with the same key, saw of the windows that run here; any number of times."""
+        for ours, theirs in zip(self.spreads, other.spreads, strict=True):
+            if ours.window == theirs.window:
+                ours.names.merge(theirs.names)
+                ours.sources.merge(theirs.sources)
 
     @property
-    def hour(self) -> tuple[int, Distinct, Distinct]:
-        """The hour that runs (since 1970), the names and the sources that failed in it."""
-        return self._hour, self._hour_names, self._hour_sources
+    def spreads(self) -> "tuple[_Spread, _Spread]":
+        """The hour and the day that run."""
+        return self._hour, self._day
 
     def snapshot(self) -> dict[str, Any]:
         """See Fold.snapshot."""
@@ -260,14 +297,8 @@ class CredentialStuffing(Fold):
             "sources": self._sources.pack(_Source.pack),
             "names": self._names.pack(_Source.pack),
             "homes": self._homes.pack(int),
-            "hour": [
-                self._hour,
-                self._spread_alarmed,
-                self._hour_names.pack(),
-                self._hour_sources.pack(),
-                self._evidence,
-            ],
-            "baseline": self._baseline.pack(),
+            "hour": self._hour.pack(),
+            "day": self._day.pack(),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -278,11 +309,8 @@ class CredentialStuffing(Fold):
             made._sources.unpack(state_of(state, "sources"), _Source.unpack)
             made._names.unpack(state_of(state, "names"), _Source.unpack)
             made._homes.unpack(state_of(state, "homes"), whole)
-            hour, alarmed, names, sources, evidence = state["hour"]
-            made._hour, made._spread_alarmed = whole(hour), whole(alarmed)
-            made._hour_names, made._hour_sources = Distinct.unpack(names), Distinct.unpack(sources)
-            made._evidence = texts(evidence, MAX_EVIDENCE)
-            made._baseline = Baseline.unpack(state["baseline"])
+            made._hour = _Spread.unpack(HOUR, state["hour"])
+            made._day = _Spread.unpack(DAY, state["day"])
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError("not a state of `credential_stuffing`") from error
         self.__dict__.update(made.__dict__)

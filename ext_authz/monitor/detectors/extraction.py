@@ -26,9 +26,9 @@ _MASK: Final = 2**64 - 1
 class ExtractionParams:
     """Parameters of `model_extraction` (docs/monitoring.md)."""
 
-    hour: Limits = field(default_factory=lambda: Limits(floor=400))
+    hour: Limits = field(default_factory=lambda: Limits(floor=400, spread=1.0, most=8.0))
     """Distinct inputs of a subject to a model within the hour."""
-    day: Limits = field(default_factory=lambda: Limits(floor=1000))
+    day: Limits = field(default_factory=lambda: Limits(floor=1000, spread=1.0, most=8.0))
     """The same within the day (UTC)."""
     new_inputs: int = 1000
     """Distinct inputs within a day of a subject without history, or `peer_factor` times what its peers make."""

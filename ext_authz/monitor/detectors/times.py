@@ -1,7 +1,7 @@
 """Active at an hour of the week when a subject never is.
 
 Law: a profile of hours in which the subject was active, however busy, so that no burst is taken for a habit; a
-subject that is surprising by habit is held to its own most surprising day. Non-goal: opening hours (time windows are).
+subject that is surprising by habit is given more room. Non-goal: opening hours (time windows are).
 """
 
 import math
@@ -17,6 +17,7 @@ from ext_authz.monitor.detectors.seen import HOUR, Seen
 from ext_authz.monitor.detectors.table import Table
 
 WEEK_HOURS: Final = 168
+_LEARN: Final = 0.2
 _EARNED: Final = 16
 """Requests within an hour after which a subject stays in the table."""
 _DAYS: Final = ("Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday")
@@ -30,15 +31,15 @@ class TimeParams:
     """Days since a subject was first seen before it is judged."""
     warm_active_days: int = 10
     """Of these, days on which it was active."""
-    warm_hours: int = 40
+    warm_hours: int = 20
     """Active hours (not requests) before it is judged."""
-    surprise: float = 3.0
+    surprise: float = 2.5
     """How improbable the hour must be: minus the logarithm of its probability in relation to an even spread."""
-    margin: float = 0.3
-    """How far it must exceed the most surprising hour of the subject's last 28 active days."""
+    habit: float = 0.5
+    """This share of the surprise that one of twenty of the subject's own days brings is added to the limit."""
     requests: int = 3
     """Requests within the hour before it counts: one retry or a phone that wakes up is no visit."""
-    half_life_weeks: float = 4.0
+    half_life_weeks: float = 52.0
     """After this time an active hour counts half."""
     quiet_hours: int = 12
     """One alert per subject in this time."""
@@ -47,7 +48,7 @@ class TimeParams:
 
 
 class _Profile:
-    __slots__ = ("alarmed", "days", "evidence", "first", "hour", "hours", "judged", "n", "surprises", "today", "week")
+    __slots__ = ("alarmed", "days", "evidence", "first", "habit", "hour", "hours", "n", "today", "week")
 
     def __init__(self, hour: int) -> None:
         self.first = hour
@@ -56,25 +57,24 @@ class _Profile:
         self.n = 0
         self.days = 0
         self.alarmed = 0
-        self.judged = -1.0
-        """Surprise of the hour that runs; below 0 until it was computed."""
         self.today = 0.0
-        self.surprises: list[float] = []
+        """The most surprising hour of the day that runs."""
+        self.habit = 0.0
+        """About the 95th percentile of what that was on other days."""
         self.hours = array("f", bytes(4 * WEEK_HOURS))
         self.evidence: list[str] = []
 
     def pack(self) -> list[Any]:
         cells = {str(cell): weight for cell, weight in enumerate(self.hours) if weight}
-        rest = [self.judged, self.today, list(self.surprises), cells, self.evidence]
+        rest = [self.today, self.habit, cells, self.evidence]
         return [self.first, self.hour, self.week, self.n, self.days, self.alarmed, *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Profile":  # noqa: ANN401
-        first, hour, week, n, days, alarmed, judged, today, surprises, cells, evidence = packed
+        first, hour, week, n, days, alarmed, today, habit, cells, evidence = packed
         made = cls(whole(hour))
         made.first, made.week, made.n, made.days = whole(first), whole(week), whole(n), whole(days)
-        made.alarmed, made.judged, made.today = whole(alarmed), _finite(judged), _finite(today)
-        made.surprises = [_finite(each) for each in surprises[-28:]]
+        made.alarmed, made.today, made.habit = whole(alarmed), _finite(today), _finite(habit)
         for cell, weight in cells.items():
             made.hours[whole(int(cell))] = max(_finite(weight), 0.0)
         made.evidence = texts(evidence, MAX_EVIDENCE)
@@ -129,8 +129,7 @@ class UnusualTime(Fold):
         if hour // 24 != known.hour // 24:
             known.days += 1
             if self._is_warm(known, known.hour):
-                known.surprises.append(known.today)
-                del known.surprises[:-28]
+                known.habit = max(known.habit + _LEARN * (0.95 if known.today > known.habit else -0.05), 0.0)
             known.today = 0.0
             if known.days == 1:
                 self._subjects.settle(subject)
@@ -140,7 +139,7 @@ class UnusualTime(Fold):
             for cell in range(WEEK_HOURS):
                 known.hours[cell] *= fade
             known.week = week
-        known.hour, known.n, known.judged = hour, 0, -1.0
+        known.hour, known.n = hour, 0
         known.evidence.clear()
 
     def _is_warm(self, known: _Profile, hour: int) -> bool:
@@ -156,7 +155,7 @@ class UnusualTime(Fold):
         if not self._is_warm(known, known.hour):
             return NONE
         score = surprise(known.hours, known.hour % WEEK_HOURS)
-        limit = max(params.surprise, max(known.surprises, default=0.0) + params.margin)
+        limit = params.surprise + params.habit * known.habit
         known.today = max(known.today, score)
         if score < limit or (known.alarmed and known.hour - known.alarmed < params.quiet_hours):
             return NONE
@@ -183,8 +182,9 @@ class UnusualTime(Fold):
 
 
 _NEAR: Final = ((-2, 0.3), (-1, 0.7), (0, 1.0), (1, 0.7), (2, 0.3))
-_SAME_KIND: Final = 0.6
-_OTHER_KIND: Final = 0.1
+_OTHER_KIND: Final = 0.5
+_PRIOR: Final = 0.2
+"""Active hours, spread evenly over the week, that everybody is given beforehand."""
 _WEEKEND: Final = (2, 3)  # the epoch was a Thursday
 
 
@@ -193,13 +193,13 @@ def surprise(hours: "array[float]", cell: int) -> float:
 
     Minus the logarithm of the smoothed probability of the cell in relation to
     an even spread over the week. Neighbouring hours and the same hour on other
-    days lend their weight, working days to working days more than to weekends.
+    days lend their weight, those between a working day and a weekend half of it.
     """
     clock, weekend = cell % 24, cell // 24 in _WEEKEND
     near = 0.0
     most = 0.0
     for day in range(7):
-        kind = 1.0 if day == cell // 24 else _SAME_KIND if (day in _WEEKEND) == weekend else _OTHER_KIND
+        kind = 1.0 if (day in _WEEKEND) == weekend else _OTHER_KIND
         found = 0.0
         for step, weight in _NEAR:
             found += weight * hours[(day * 24 + clock + step) % WEEK_HOURS]
@@ -208,5 +208,5 @@ def surprise(hours: "array[float]", cell: int) -> float:
     total = sum(hours)
     if not total:
         return 0.0
-    likely = (near / most + 1 / WEEK_HOURS) / ((total + 1) / WEEK_HOURS)
+    likely = (near / most + _PRIOR / WEEK_HOURS) / ((total + _PRIOR) / WEEK_HOURS)
     return max(-math.log(likely), 0.0)

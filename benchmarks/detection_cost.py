@@ -1,0 +1,73 @@
+"""What the detectors cost: microseconds per event, and bytes under a million distinct subjects."""
+
+import random
+import time
+import tracemalloc
+
+import orjson
+
+from ext_authz.audit.event import timestamp
+from ext_authz.monitor.detectors import Detectors
+
+EVENTS = 200_000
+MILLION = 1_000_000
+START_NS = 1_767_571_200 * 10**9
+
+
+def event(number, subject, chance):
+    refused = chance.random() < 0.05
+    made = {
+        "schema": "ext_authz.decision/1", "event_id": f"w:{number}", "time": timestamp(START_NS + number * 5_000_000),
+        "decision": "deny" if refused else "allow", "reason": "invalid_token" if refused else "allowed",
+        "context": {"ip": f"10.{subject % 200}.{subject // 200 % 250}.7", "path": "/v2/models/m/infer", "bytes": chance.randrange(9999)},
+    }  # fmt: skip
+    if refused:
+        made["claimed_subject"] = f"user-{subject}"
+    else:
+        made["subject"] = {
+            "id": f"sub:user-{subject}", "name": f"user-{subject}", "auth": "jwt", "issuer": "i", "token_id": f"t{subject}",
+            "cert_fingerprint": "",
+        }  # fmt: skip
+        made |= {"action": "infer", "resource": {"type": "model", "id": f"m{subject % 50}", "attributes": {}}}
+    return made
+
+
+def cost(params):
+    """Return a table of the time per event (parsed JSON in, findings out) and of the memory."""
+    chance = random.Random(1)
+    events = [event(n, chance.randrange(2000), chance) for n in range(EVENTS)]
+    lines = ["| | |", "|---|---|"]
+    whole = Detectors(params, b"k")
+    lines.append(f"| all detectors, µs per event | {clock(whole.observe, events):.1f} |")
+    parts = Detectors(params, b"k")
+    for fold in parts.folds:
+        lines.append(f"| of it {fold.name} (reading the event included) | {clock(fold.observe, events):.1f} |")
+    lines.append(f"| `orjson.loads` of the same events, for comparison | {loads(events):.1f} |")
+    tracemalloc.start()
+    flooded = Detectors(params, b"k")
+    marks = []
+    for number in range(MILLION):
+        flooded.observe(event(number, number, chance), 2**62)
+        if number in (MILLION // 10, MILLION // 2, MILLION - 1):
+            marks.append((number + 1, tracemalloc.get_traced_memory()[0] / 2**20))
+    tracemalloc.stop()
+    lines += [f"| MiB after {number:,} distinct subjects | {mib:.0f} |" for number, mib in marks]
+    began = time.process_time()
+    state = orjson.dumps(flooded.snapshot())
+    lines.append(f"| snapshot then, MiB of JSON | {len(state) / 2**20:.0f} ({time.process_time() - began:.1f} s) |")
+    return "\n".join(lines)
+
+
+def clock(observe, events):
+    began = time.process_time()
+    for each in events:
+        observe(each, 2**62)
+    return (time.process_time() - began) / len(events) * 1e6
+
+
+def loads(events):
+    lines = [orjson.dumps(each) for each in events]
+    began = time.process_time()
+    for line in lines:
+        orjson.loads(line)
+    return (time.process_time() - began) / len(lines) * 1e6
