@@ -62,9 +62,9 @@ class Subject:
         return max(max(day) for day in self.days[:WARM])
 
 
-def subjects(trace, tuning):
+def subjects(trace, tuning, copies=COPIES):
     made = []
-    for number in range(COPIES):
+    for number in range(copies):
         for client in trace:
             if client.tuning != tuning:
                 continue
@@ -138,7 +138,7 @@ def extraction(crowd, params, *, count_together=False):
                         together[model].attacked(kind, together_attack(detector, model, kind, begin, chance))
             for subject in crowd:
                 for kind in ("loop", "patient"):
-                    if subject.attacks[kind] == (day, hour):
+                    if subject.attacks[kind] == (day, hour) and subject.name.endswith("#0"):
                         subject.unit.attacked(kind, lone_attack(detector, subject, kind, begin))
                 count, found = subject.days[day][hour], []
                 made = f"{subject.name}/{day}/{hour}"
@@ -258,11 +258,13 @@ def swept(name, run: Callable, settings: Iterable, tune, report) -> list[Result]
     for setting in settings:
         tried[setting] = Result(name, setting, run(tune, setting))
         print(f"  tuning {name} {setting}: {tried[setting].line()}", file=sys.stderr, flush=True)
-    made = []
+    made, reported = [], {}
     for target in TARGETS:
         fitting = [setting for setting, result in tried.items() if result.false_per_thousand <= target]
         if fitting:
-            made.append(Result(name, fitting[0], run(report, fitting[0]), target=target))
+            if fitting[0] not in reported:
+                reported[fitting[0]] = run(report, fitting[0])
+            made.append(Result(name, fitting[0], reported[fitting[0]], target=target))
         else:
             made.append(Result(name, None, [], target=target))
     return made
@@ -271,7 +273,7 @@ def swept(name, run: Callable, settings: Iterable, tune, report) -> list[Result]
 def time_tables(data, quick):
     crowd = people(data)
     tune, report = [p for p in crowd if p.tuning], [p for p in crowd if not p.tuning]
-    steps = (1.0, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0, 4.5, 5.0)
+    steps = (1.5, 2.0, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0, 5.0)
     sweep = swept(
         "surprise",
         lambda c, s: times(c, replace(TimeParams(), surprise=s)),
@@ -283,13 +285,13 @@ def time_tables(data, quick):
     yield "dormant_identity", [Result("defaults", "", dormant(crowd))]
 
 
-def client_tables(data, quick):
+def volume_tables(data, quick):
     trace = clients(data)
 
     def limits(params, factor):
         return replace(params, limits=replace(params.limits, factor=factor))
 
-    steps = (1.5, 2.0, 3.0, 4.0, 6.0, 10.0, 20.0, 40.0)
+    steps = (1.5, 2.0, 3.0, 6.0, 10.0, 20.0)
 
     def run_volume(tuning, factor):
         return volume(subjects(trace, tuning), limits(VolumeParams(), factor))
@@ -297,31 +299,44 @@ def client_tables(data, quick):
     default = Result("defaults", "", volume(subjects(trace, False), VolumeParams()))
     yield "unusual_volume", [default, *swept("factor", run_volume, steps[::3] if quick else steps, True, False)]
 
+    yield "rivals", rivals(trace, subjects, WARM, TEST, ATTACKS)
+
+
+def extraction_tables(data, quick):
+    trace = clients(data)
+
     def run_extraction(tuning, factor):
         params = ExtractionParams()
         params = replace(params, hour=replace(params.hour, factor=factor), day=replace(params.day, factor=factor))
-        return extraction(subjects(trace, tuning), params)[0]
+        return extraction(subjects(trace, tuning, 1 if tuning else COPIES), params)[0]
 
     alone, together = extraction(subjects(trace, False), ExtractionParams(), count_together=True)
-    steps = (1.5, 2.0, 3.0, 6.0)
+    steps = (2.0, 3.0, 6.0)
     found = [
         Result("defaults", "", alone),
         *swept("factor", run_extraction, steps[::2] if quick else steps, True, False),
     ]
     yield "model_extraction", [*found, Result("together, per model", "", together)]
-    yield "rivals", rivals(trace, subjects, WARM, TEST, ATTACKS)
 
 
 def tables(data, quick, only):
     made = []
     if only in ("", "time"):
         made += time_tables(data, quick)
-    if only in ("", "clients"):
-        made += client_tables(data, quick)
+    if only in ("", "volume"):
+        made += volume_tables(data, quick)
+    if only in ("", "extraction"):
+        made += extraction_tables(data, quick)
     if only in ("", "stuffing"):
         made += stuffing(ATTACKS, TARGETS)
         made.append(("real_guessing", real_guessing(data)))
     return made
+
+
+def put(text, name, block):
+    """Return the document with other lines between a mark and its end."""
+    mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
+    return mark.sub(lambda found: f"{found[1]}{block}\n{found[2]}", text)
 
 
 def main():
@@ -330,21 +345,21 @@ def main():
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--only", default="", choices=["", "time", "clients", "stuffing"])
+    parser.add_argument("--only", default="", choices=["", "time", "volume", "extraction", "stuffing"])
     options = parser.parse_args()
     if options.cost:
-        print(cost(Params()))
+        block = cost(Params())
+        print(f"## cost\n{block}")
+        if options.write:
+            DOC.write_text(put(DOC.read_text(), "cost", block))
         return
     text = DOC.read_text() if options.write else ""
     for name, results in tables(options.data, options.quick, options.only):
         block = results if isinstance(results, str) else "\n".join(Result.table(results))
         print(f"\n## {name}\n{block}", flush=True)
-        mark = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-        text = mark.sub(lambda found, block=block: f"{found[1]}{block}\n{found[2]}", text)
+        text = put(text, name, block)
     names = ", ".join(f"{name}@{revision(options.data, name)}" for name in (TRACES, LOGS, *COMMITS))
-    text = re.sub(
-        r"(<!-- data -->\n).*?(<!-- end -->)", lambda found: f"{found[1]}{names}\n{found[2]}", text, flags=re.DOTALL
-    )
+    text = put(text, "data", names)
     if options.write:
         DOC.write_text(text)
 

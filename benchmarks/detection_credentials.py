@@ -129,6 +129,6 @@ def real_guessing(data):
     for failures, names, fits in rows:
         those = [source for source, (n, k) in seen.items() if fits(n, len(k))]
         after = sorted(found[source] for source in those if source in found)
-        median = str(after[len(after) // 2]) if after else "–"
+        median = str(after[len(after) // 2]) if after else "-"
         lines.append(f"| {failures} | {names} | {len(those)} | {len(after)} | {median} |")
     return "\n".join(lines)

@@ -107,8 +107,7 @@ class Result:
             "half detected after",
         ]
         lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-        for result in results:
-            lines.append("| " + " | ".join(result.cells(kinds)) + " |")
+        lines += ["| " + " | ".join(result.cells(kinds)) + " |" for result in results]
         return lines
 
     def cells(self, kinds):
@@ -116,20 +115,20 @@ class Result:
         if not self.units:
             return [f"≤ {self.target} per 1,000: no setting tried", *["" for _ in range(3 + len(kinds))]]
         days = sum(unit.days for unit in self.units)
-        cells = [title, f"{days:,}", "{:.2f} ({:.2f}–{:.2f})".format(*self.interval(self._false))]
+        cells = [title, f"{days:,}", "{:.2f} ({:.2f} to {:.2f})".format(*self.interval(self._false))]
         delays = []
         for kind in kinds:
             value, low, high = self.interval(lambda groups, kind=kind: self._recall(groups, kind))
             if math.isnan(value):
-                cells.append("–")
+                cells.append("-")
                 continue
             precision = value * PREVALENCE / (value * PREVALENCE + self.false_per_thousand) if value else 0.0
-            cells.append(f"{value:.3f} ({low:.3f}–{high:.3f}), precision {precision:.2f}")
+            cells.append(f"{value:.3f} ({low:.3f} to {high:.3f}), precision {precision:.2f}")
             found = sorted(d for unit in self.units for d in unit.attacks[kind] if d is not None)
             delays.append(
                 f"{kind} {found[len(found) // 2]:,.0f} (95 %: {found[int(0.95 * (len(found) - 1))]:,.0f})"
                 if found
-                else f"{kind} –"
+                else f"{kind} -"
             )
         return [*cells, "; ".join(delays)]
 

@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Final
 
 from ext_authz.authn import Chain
-from ext_authz.context import HEADER_NAMES, Network, gather
+from ext_authz.context import HEADER_NAMES, Network, client_address, gather
 from ext_authz.headers import HeaderPlan
 from ext_authz.mappers.routes import RouteMatch, RouteTable
 from ext_authz.memo import Answer, Memo, Pair
@@ -166,6 +166,7 @@ def _refused(  # noqa: PLR0917  what is known so far, in the order it was learne
         identity,
         refusal=refusal,
         error_shape=match.error_shape if match is not None else "",
+        ip=client_address(facts, snapshot.trusted_proxies),
     )
 
 

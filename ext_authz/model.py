@@ -395,6 +395,7 @@ class Outcome:
     `path` is the canonical path without query. `access` is the access that the
     decision speaks of (the first one denied, or the first).
     `error_shape` names the error body of the protocol that was called; "" is ours.
+    `ip` is the caller's address of a check refused before there was a context.
     """
 
     decision: Decision
@@ -409,3 +410,4 @@ class Outcome:
     context: Context | None = None
     refusal: Refusal | None = None
     error_shape: str = ""
+    ip: Address | None = None

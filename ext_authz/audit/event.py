@@ -33,6 +33,7 @@ RETENTION: Final = "retention"
 """The lifecycle event that says which segments are deleted in their time: `segments`, by log the highest number."""
 
 MAX_QUERY_NAMES: Final = 32
+MAX_INPUT_BYTES: Final = 65_536
 _OPTIONS: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _SHARED_BYTES: Final = 4096
 _SECOND: Final = 1_000_000_000
@@ -49,15 +50,19 @@ def decision_event(
     query_key: bytes = b"",
     redaction: Redaction = NOTHING,
     coalesced: int = 0,
+    input_key: bytes = b"",
 ) -> bytes:
     """Return the event of one check as a line of JSON without newline; with `coalesced` it stands for that many.
 
     `claims_read` are the claim paths that loaded policies read; no other claim
     is recorded, and one that a token lacks is null. `query_key` (up to 64 bytes) keys the hash of the query
-    string; without it only the parameters' names are recorded.
+    string; without it only the parameters' names are recorded. `input_key` (likewise) keys a hash of the body's
+    first MAX_INPUT_BYTES, by which detectors tell inputs apart; without it there is none.
     """
     now = timestamp(outcome.now_ns)
     context = _context(outcome, now, query_key)
+    if input_key and outcome.facts is not None and outcome.facts.body.data:
+        context["input"] = _input(outcome.facts.body.data, input_key)
     if outcome.decision.pieces is not None and not redaction:
         line = _pieced(outcome, outcome.decision.pieces, f"{log_id}:{seq}", seq, now, context, claims_read)
         if line is not None:
@@ -355,6 +360,8 @@ def _context(outcome: Outcome, now: str, query_key: bytes) -> dict[str, Any]:
             "protocol": "" if target is None else target.protocol,
             "request_id": (facts.header("x-request-id") or "")[:128],
         }
+        if outcome.refusal is not None:
+            made["ip"] = None if outcome.ip is None else _address_text(int(outcome.ip), outcome.ip.version)
     else:
         return {}
     if facts is not None:
@@ -418,6 +425,10 @@ def _query(facts: RequestFacts, key: bytes) -> dict[str, Any]:
     if key:
         made["hash"] = hashlib.blake2b(query.encode("utf-8", "surrogatepass"), key=key, digest_size=16).hexdigest()
     return made
+
+
+def _input(body: bytes, key: bytes) -> str:
+    return hashlib.blake2b(body[:MAX_INPUT_BYTES], key=key, digest_size=8).hexdigest()
 
 
 def _refused(event: dict[str, Any], refusal: Refusal) -> None:

@@ -33,7 +33,7 @@ class TimeParams:
     """Of these, days on which it was active."""
     warm_hours: int = 20
     """Active hours (not requests) before it is judged."""
-    surprise: float = 2.5
+    surprise: float = 2.75
     """How improbable the hour must be: minus the logarithm of its probability in relation to an even spread."""
     habit: float = 0.5
     """This share of the surprise that one of twenty of the subject's own days brings is added to the limit."""
@@ -48,7 +48,7 @@ class TimeParams:
 
 
 class _Profile:
-    __slots__ = ("alarmed", "days", "evidence", "first", "habit", "hour", "hours", "n", "today", "week")
+    __slots__ = ("alarmed", "days", "evidence", "first", "habit", "hour", "hours", "n", "pending", "today", "week")
 
     def __init__(self, hour: int) -> None:
         self.first = hour
@@ -62,21 +62,24 @@ class _Profile:
         self.habit = 0.0
         """About the 95th percentile of what that was on other days."""
         self.hours = array("f", bytes(4 * WEEK_HOURS))
+        self.pending: list[int] = []
+        """Hours of the day that runs, learned when it ends: else a visit's first hour would excuse its second."""
         self.evidence: list[str] = []
 
     def pack(self) -> list[Any]:
         cells = {str(cell): weight for cell, weight in enumerate(self.hours) if weight}
-        rest = [self.today, self.habit, cells, self.evidence]
+        rest = [self.today, self.habit, cells, self.pending, self.evidence]
         return [self.first, self.hour, self.week, self.n, self.days, self.alarmed, *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Profile":  # noqa: ANN401
-        first, hour, week, n, days, alarmed, today, habit, cells, evidence = packed
+        first, hour, week, n, days, alarmed, today, habit, cells, pending, evidence = packed
         made = cls(whole(hour))
         made.first, made.week, made.n, made.days = whole(first), whole(week), whole(n), whole(days)
         made.alarmed, made.today, made.habit = whole(alarmed), _finite(today), _finite(habit)
         for cell, weight in cells.items():
             made.hours[whole(int(cell))] = max(_finite(weight), 0.0)
+        made.pending = [whole(each) for each in pending[:24]]
         made.evidence = texts(evidence, MAX_EVIDENCE)
         return made
 
@@ -122,15 +125,19 @@ class UnusualTime(Fold):
     def _turn(self, subject: str, known: _Profile, hour: int) -> None:
         """Learn the hour that ended; one in alarm, or with few requests, teaches a quarter."""
         params = self.params
-        if known.n:
-            cell = known.hour % WEEK_HOURS
-            odd = known.n < params.requests or (known.alarmed and known.hour - known.alarmed < params.quiet_hours)
-            known.hours[cell] += 0.25 if odd else 1.0
+        odd = known.n < params.requests or (known.alarmed and known.hour - known.alarmed < params.quiet_hours)
+        if odd:
+            known.hours[known.hour % WEEK_HOURS] += 0.25
+        else:
+            known.pending.append(known.hour % WEEK_HOURS)
         if hour // 24 != known.hour // 24:
             known.days += 1
             if self._is_warm(known, known.hour):
                 known.habit = max(known.habit + _LEARN * (0.95 if known.today > known.habit else -0.05), 0.0)
             known.today = 0.0
+            for cell in known.pending:
+                known.hours[cell] += 1.0
+            known.pending.clear()
             if known.days == 1:
                 self._subjects.settle(subject)
         week = hour // WEEK_HOURS
