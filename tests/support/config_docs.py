@@ -78,7 +78,18 @@ def _sentence(description: str) -> str:
 
 
 MIB = 2**20
-SECONDS = ("drain", "leeway", "max_lifetime", "lifetime", "max_age", "timeout", "linger", "poll")
+SECONDS = (
+    "drain",
+    "leeway",
+    "max_lifetime",
+    "lifetime",
+    "max_age",
+    "timeout",
+    "linger",
+    "poll",
+    "remember",
+    "time_limit",
+)
 
 
 def _human(key: str, default: str) -> str:
