@@ -84,7 +84,6 @@ class Spool:
         self.seq = 0
         self.failures = 0
         self.missed = 0
-        self.tight = False
         self.on_look: Callable[[bool], None] | None = None
         self._limits = limits
         self._lock = threading.Lock()
@@ -94,12 +93,14 @@ class Spool:
         self._closed = self._torn = self._broken = self._exhausted = self._trouble = False
         self._missed_since = 0
         self._room = limits.max_bytes
+        self._slack = int((1 - TIGHT) * limits.max_bytes)
         self._measured = -MEASURE_SECONDS
         # Up to here everything is on the disk: the next seq, and the tree of what came before.
         self._durable: tuple[int, Range] = (0, ledger.tree())
         self._number = 0
         self._part = self._begin(Blank.create(directory, keys, 0), 0, Range(), "start")
         self._older: list[OpenSegment] = []
+        self._measure()
 
     @classmethod
     def create(
@@ -138,6 +139,11 @@ class Spool:
     def size(self) -> int:
         """Bytes in the open segment."""
         return self._part.size
+
+    @property
+    def tight(self) -> bool:
+        """Whether the trail is so nearly full that denials of strangers are to be coalesced."""
+        return self._room < self._slack
 
     def append(self, make: Callable[[int], bytes], *, again: bool = False) -> int:
         """Record the line that `make(seq)` returns (without newline) and return its seq, or DROPPED.
@@ -207,8 +213,9 @@ class Spool:
                         break
                     written -= len(frame)
                     done += 1
-            for line in lines[:done]:
-                part.size += len(line) + OVERHEAD_BYTES
+            for line, frame in zip(lines[:done], frames, strict=False):
+                part.size += len(frame)
+                self._room -= len(frame)
                 self.ledger.add(line)
             part.events += done
             self.seq += done
@@ -376,6 +383,7 @@ class Spool:
                 self._tear()
                 return False
             part.size += written
+            self._room -= written
             return True
 
     def _checkpoint(self, cause: str, kind: Kind = Kind.CHECKPOINT) -> None:
@@ -412,7 +420,6 @@ class Spool:
         used = trail_bytes(self.directory)
         with self._lock:
             self._room = limit - used
-            self.tight = used >= TIGHT * limit
 
     def _rotation_due(self, times: int) -> bool:
         """Whether the open segment is that many times as large or old as it should get."""
@@ -457,6 +464,7 @@ class Spool:
         except OSError:
             made.remove()
             raise
+        self._room -= made.size
         return made
 
     def _drop_older(self) -> None:

@@ -300,6 +300,15 @@ def test_of_a_batch_that_was_written_in_part_the_whole_events_stay(
     assert lines(spool.directory) == [line(seq) for seq in range(3)]
 
 
+def test_batches_stop_at_the_limit_too(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path, limits=Limits(max_bytes=10_000))
+    while spool.append_all([line] * 10):
+        pass
+    assert 9_000 < sum(each.path.stat().st_size for each in segments(tmp_path)) <= 10_000
+    assert spool.tight
+    spool.close()
+
+
 def test_at_the_limit_of_the_whole_trail_deny_refuses_and_drop_counts(tmp_path: Path) -> None:
     for drop in (False, True):
         spool = new_spool(tmp_path / str(drop), limits=Limits(max_bytes=10_000, drop=drop))
@@ -311,7 +320,7 @@ def test_at_the_limit_of_the_whole_trail_deny_refuses_and_drop_counts(tmp_path: 
                 assert not drop
                 refused += 1
         assert refused == spool.missed > 700
-        assert not spool.tight
+        assert spool.tight
         spool.check()
         assert spool.tight
         assert spool.missed == refused
