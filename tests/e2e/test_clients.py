@@ -31,6 +31,8 @@ routes:
   - {name: mlflow, host: mlflow.internal, protocol: mlflow}
   - {name: s3, host: s3.amazonaws.com, protocol: s3}
   - {name: sagemaker, host: sagemaker.internal, protocol: sagemaker}
+  - {name: kube, host: kube.internal, protocol: kubernetes}
+  - {name: ray, host: ray.internal, protocol: ray}
 """
 POLICIES = """\
 policies:
@@ -56,6 +58,10 @@ policies:
     subjects: [{role: user}]
     resources: [{type: object, id: "open/*"}, {type: bucket, id: open}]
     actions: [read_data, write_data, delete_data, list_data]
+  - id: trains
+    subjects: [{role: user}]
+    resources: [{type: job, id: ["ml/*", raysubmit_1]}, {type: training_cluster, id: ray}, {type: server, id: ray}]
+    actions: [submit_training_job, read_job, read_metadata]
   - id: endpoint
     subjects: [{role: user}]
     resources: [{type: endpoint, id: churn}]
@@ -105,7 +111,7 @@ def running(tmp_path_factory):
         stack.callback(moto.stop)
         fakes = {
             name: stack.enter_context(fake_server(lambda asked: (404, {}, b"{}")))
-            for name in ("llm", "claude", "ollama", "mlflow", "sagemaker")
+            for name in ("llm", "claude", "ollama", "mlflow", "sagemaker", "kube", "ray")
         }
         upstreams = (
             Upstream(
@@ -629,3 +635,50 @@ def test_tritonclient_over_grpc(world):
         assert caught.value.status() == "StatusCode.INVALID_ARGUMENT", "the name is inside what is compressed"
     finally:
         client.close()
+
+
+# --- recorded: what the real client libraries of Kubernetes and Ray send (too heavy to install for this)
+
+RECORDED = Path(__file__).parents[1] / "recorded"
+ALLOWED, DENIED = ("allow", "allowed"), ("deny", "no_policy")
+CALLS = {
+    ("kubernetes-client-37.0.2", "kube"): [
+        (*ALLOWED, "job", "ml/*", "submit_training_job"),
+        (*ALLOWED, "job", "ml/train", "read_job"),
+        (*ALLOWED, "job", "ml/*", "read_job"),
+        (*DENIED, "job", "ml/train", "cancel_job"),
+        (*DENIED, "model", "ml/fraud", "deploy_model"),
+        (*ALLOWED, "model", "*", "list_models"),
+        (*ALLOWED, "job", "ml/*", "submit_training_job"),
+    ],
+    ("ray-job-client-2.60.0", "ray"): [
+        (*ALLOWED, "server", "ray", "read_metadata"),
+        (*ALLOWED, "server", "ray", "read_metadata"),
+        (*ALLOWED, "training_cluster", "ray", "submit_training_job"),
+        (*ALLOWED, "job", "raysubmit_1", "read_job"),
+        (*ALLOWED, "job", "raysubmit_1", "read_job"),
+        (*DENIED, "job", "raysubmit_1", "cancel_job"),
+        (*DENIED, "job", "raysubmit_1", "delete_data"),
+        (*DENIED, "job", "*", "read_job"),
+    ],
+}
+
+
+@pytest.mark.parametrize(("recorded", "host"), CALLS)
+def test_recorded_clients(world, recorded, host):
+    import httpx
+
+    world.answers(host, {"items": []} if host == "kube" else {"models": []})
+    requests = json.loads((RECORDED / f"{recorded}.json").read_text())
+    wanted = CALLS[recorded, host]
+    assert len(requests) == len(wanted)
+    with httpx.Client(verify=world.edge.context(), trust_env=False) as client:
+        for each, expected in zip(requests, wanted, strict=True):
+            headers = {**each["headers"], **world.bearer()}
+            client.request(
+                each["method"],
+                world.edge.url(f"{host}.internal") + each["path"],
+                headers=headers,
+                content=each["body"].encode("latin-1"),
+            )
+            assert world.mapped() == expected, each["path"]

@@ -69,6 +69,7 @@ def test_mlflow_by_its_client(started, tmp_path, monkeypatch):
         "--artifacts-destination",
         str(tmp_path / "artifacts"),
     ]
+    command += ["--allowed-hosts", "*"]
     child = started.start("mlflow", command, directory=tmp_path)
     child.wait_until(lambda: up(port, "/health"), 120)
     direct = MlflowClient(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port}")
