@@ -16,6 +16,8 @@ from ext_authz.policy.matching import ANYTHING, CLAIM, Values, names_several, re
 from ext_authz.policy.windows import SECOND_NS
 
 MAX_REMEDIES: Final = 10
+MAX_TRIED: Final = 64
+"""How many steps the search for remedies of one request takes, each over all policies or all queries."""
 _SHOWN: Final = 5
 
 
@@ -61,27 +63,36 @@ def would_allow(policies: PolicySet, queries: Sequence[Query]) -> tuple[str, ...
     They have subject and context in common. Nothing is said where no such change would be enough.
     """
     found: dict[str, int] = {}
-    for steps in _together(policies, queries, 0, [], queries[0]):
+    left = iter(range(MAX_TRIED))
+    for steps in _together(policies, queries, 0, [], queries[0], left):
         found.setdefault(" and ".join(steps), len(steps))
     return tuple(sorted(found, key=lambda words: found[words])[:MAX_REMEDIES])
 
 
-def _together(
-    policies: PolicySet, queries: Sequence[Query], number: int, steps: list[str], changed: Query
+def _together(  # noqa: PLR0917  what the recursion carries
+    policies: PolicySet,
+    queries: Sequence[Query],
+    number: int,
+    steps: list[str],
+    changed: Query,
+    left: Iterator[int],
 ) -> Iterator[list[str]]:
-    """Yield the steps after which all queries from `number` on are allowed, with subject and context of `changed`."""
+    """Yield the steps after which all queries from `number` on are allowed, with subject and context of `changed`.
+
+    A request may need a thousand grants, each with several ways: nothing is tried once `left` has run out.
+    """
+    while number < len(queries) and policies.decide(_carried(queries[number], changed)).reason is Reason.ALLOWED:
+        number += 1
+    if next(left, None) is None:
+        return
     if number == len(queries):
         ends = (_carried(each, changed) for each in queries)
         if all(set(_denies_lifted(policies, each)) <= set(steps) for each in ends):
             yield steps
         return
-    query = _carried(queries[number], changed)
-    if policies.decide(query).reason is Reason.ALLOWED:
-        yield from _together(policies, queries, number + 1, steps, query)
-        return
-    for more, following in _remedies(policies, query):
+    for more, following in _remedies(policies, _carried(queries[number], changed)):
         fresh = [each for each in more if each not in steps]
-        yield from _together(policies, queries, number + 1, [*steps, *fresh], following)
+        yield from _together(policies, queries, number + 1, [*steps, *fresh], following, left)
 
 
 def _trace(policy: CompiledPolicy, query: Query) -> TraceEntry:

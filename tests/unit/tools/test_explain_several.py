@@ -3,10 +3,12 @@
 import os
 
 import pytest
+from policy_support import ask, compiled, subject
 from projects import project
 from wire_requests import check_request
 
 from ext_authz import wiring
+from ext_authz.policy import explain as module
 from ext_authz.state import EMPTY_STATE
 from ext_authz.tools.explain import explain_request
 
@@ -58,3 +60,32 @@ def test_a_load_that_registers_too_needs_both_grants(tmp_path, policies, wanted)
     assert explained["decision"] == "deny"
     assert len(explained["accesses"]) == 2
     assert explained["would_allow_if"] == wanted
+
+
+def test_a_request_for_hundreds_of_things_with_many_ways_each_is_explained_in_bounded_work(monkeypatch):
+    names = range(300)
+    policies = compiled(
+        "policies:\n"
+        + "".join(
+            f"  - {{id: p{n}-{way}, subjects: [{{role: r{n}-{way}}}], resources: [{{type: model, id: m{n}}}], actions: [infer]}}\n"
+            for n in names
+            for way in range(3)
+        )
+    )
+    looked = []
+    really = module._remedies
+    monkeypatch.setattr(module, "_remedies", lambda *given: looked.append(1) or really(*given))
+    alice = subject(roles=["nobody"])
+    queries = [ask(alice, "model", f"m{n}", "infer") for n in names]
+    assert module.would_allow(policies, queries) == ()
+    assert len(looked) <= module.MAX_TRIED
+    assert len(module.would_allow(policies, queries[:2])) == 9
+
+
+def test_one_remedy_for_all_of_them_is_found_however_many_they_are():
+    policies = compiled(
+        "policies: [{id: p, subjects: [{role: r}], resources: [{type: model}], actions: [infer], conditions: [{mfa_required: true}]}]"
+    )
+    alice = subject(roles=[], mfa=False)
+    queries = [ask(alice, "model", f"m{n}", "infer") for n in range(1000)]
+    assert module.would_allow(policies, queries) == ("with role r and with MFA",)
