@@ -83,7 +83,7 @@ class Judge:
         # The tree of all events before the segment at hand; None where something before it could not be read.
         self.tree: Range | None = None
         self.end: int | None = None
-        self.signed_time = ""
+        self.signed_time = self.time = ""
         self.last: Part | None = None
         self.sealed = False
 
@@ -240,7 +240,11 @@ class Judge:
     def mark(self, part: Part, mark: Mark) -> None:
         """Hold one checkpoint against the tree, and its note against the keys."""
         report = self.report
-        report.checkpoints += 1
+        # What a segment begins with is there for its hashes and needs no signature of its own.
+        report.checkpoints += mark.cause != "start"
+        if mark.time and mark.time < self.time:
+            report.notes.append(f"{part.file.name}: the clock went back from {self.time} to {mark.time}")
+        self.time = mark.time or self.time
         root = self.root_at(mark.size, mark.part) if mark.part is not None else None
         if root is not None and root != mark.root:
             text = f"the checkpoint of {mark.size} events has another root than the events"

@@ -71,6 +71,8 @@ class LogReport:
     covered: int = 0
     root: str = ""
     keys: list[str] = field(default_factory=list)
+    wrapped_by: dict[str, int] = field(default_factory=dict)
+    """How many of its segments' data keys each version of the trail's key wraps."""
     torn_bytes: int = 0
     gaps: list[dict[str, Any]] = field(default_factory=list)
     shredded: list[str] = field(default_factory=list)

@@ -20,7 +20,7 @@ from ext_authz.audit.event import LIFECYCLE, RETENTION, SHREDDED
 from ext_authz.audit.judge import NEXT_START, Judge, Log, Part
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
-from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
+from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError, key_path, read_key
 from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, read_header
 from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segments
@@ -134,6 +134,8 @@ class Verifier:
                     raise AlteredError("holds another segment than its name says")  # noqa: TRY301
                 part.header = header
                 if self._decrypt:
+                    wrapped = str(read_key(key_path(file.path)))
+                    log.report.wrapped_by[wrapped] = log.report.wrapped_by.get(wrapped, 0) + 1
                     part.data_key = self._opener.data_key(file.path, header)
             except ShreddedError:
                 part.shredded = True

@@ -127,6 +127,8 @@ def _show_log(log: "LogReport", *, content: bool) -> None:
             say(f"  from {printable(log.first_time)} to {printable(log.last_time)}")
         keys = ", ".join("+".join(key.split("+")[:2]) for key in log.keys) or "nobody"
         say(f"  {log.covered} events signed by {printable(keys)}: {log.signed} of {log.checkpoints} checkpoints")
+        for wrapped, count in log.wrapped_by.items():
+            say(f"  {count} data keys wrapped by {printable(wrapped)}")
     for gap in log.gaps:
         say(printable(f"  gap on record: {gap['count']} events were dropped between {gap['since']} and {gap['until']}"))
     if log.removed:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import time
 
 import orjson
 import pytest
@@ -28,6 +29,7 @@ from trails import EVERYTHING, entries, lines, new_spool, open_key
 from ext_authz.audit.anchors import Anchors, Copies, read_anchors
 from ext_authz.audit.boot import start_details
 from ext_authz.audit.checkpoint import Checkpoint, sign
+from ext_authz.audit.event import checkpoint_event
 from ext_authz.audit.merkle import leaf_hash
 from ext_authz.audit.report import State, Trouble
 from ext_authz.audit.segment import HEADER_BYTES, Kind
@@ -513,3 +515,19 @@ def test_whatever_somebody_with_the_trails_key_writes_gives_a_verdict(tmp_path_f
     write(folder, 1)
     assert verified(folder).status in (0, 1, 4)
     assert Verifier([folder], open_key, None).run().status in (0, 1, 4)
+
+
+def test_the_report_says_which_keys_are_still_needed_and_when_the_clock_went_back(tmp_path):
+    spool = new_spool(tmp_path)
+    add(spool, 3)
+    spool.check()
+    yesterday = time.time_ns() - 86_400_000_000_000
+    spool._record(
+        Kind.CHECKPOINT, checkpoint_event(spool.ledger.checkpoint(), cause="interval", seq=3, now_ns=yesterday)
+    )
+    spool.close()
+    report = verified(tmp_path)
+    assert report.status == 0
+    assert list(report.logs[0].wrapped_by.values()) == [1]
+    assert "the clock went back" in report.logs[0].notes[0]
+    assert (report.logs[0].checkpoints, report.logs[0].signed) == (3, 3)
