@@ -83,7 +83,7 @@ class Verifier:
 
     def bytes(self) -> int:
         """Return how many bytes there are to read."""
-        return sum(each.path.stat().st_size for folder in self._folders for each in segments(folder))
+        return sum(_size(each.path) for folder in self._folders for each in segments(folder))
 
     def problem(self, trouble: Trouble, log: str, text: str, **where: Any) -> None:  # noqa: ANN401  as Problem has them
         """Put a problem on record."""
