@@ -262,6 +262,11 @@ class IdentitySettings(Section):
         return self.introspection if self.token_review is None else (*self.introspection, self.token_review)
 
     @property
+    def tokens_grant_roles(self) -> bool:
+        """Whether a foreign issuer's tokens, or its word on them, can name any role."""
+        return any(each.claims.roles for each in (*self.jwt, *self.asked))
+
+    @property
     def reads_proofs(self) -> bool:
         """Whether any issuer's tokens may come as `DPoP`."""
         return any(each.dpop != "off" for each in (*self.jwt, *self.asked))

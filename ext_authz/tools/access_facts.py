@@ -26,7 +26,7 @@ def holders_of(inputs: Inputs) -> Holders:
     identity = inputs.settings.identity
     bound = [(binding.role, member) for binding in identity.role_bindings for member in binding.members]
     bound += [(role, _name(key)) for key in _keys(inputs) for role in key.roles]
-    tokens = inputs.settings.tokens is not None or any(issuer.claims.roles for issuer in identity.jwt)
+    tokens = inputs.settings.tokens is not None or identity.tokens_grant_roles
     return Holders(tuple(dict.fromkeys(bound)), tokens)
 
 

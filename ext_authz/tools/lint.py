@@ -93,7 +93,7 @@ def _roles(inputs: Inputs) -> frozenset[str] | None:
     """Return every role that somebody can hold; None where tokens may say any."""
     settings: Settings = inputs.settings
     identity = settings.identity
-    if settings.tokens is not None or any(issuer.claims.roles for issuer in identity.jwt):
+    if settings.tokens is not None or identity.tokens_grant_roles:
         return None
     roles = {binding.role for binding in identity.role_bindings}
     if identity.api_keys is not None:
