@@ -288,7 +288,7 @@ class Spool:
 
     def rotate(self) -> bool:
         """Begin a new segment now; False where no data key is ready or the disk does not take it."""
-        if not self.keys.ready(self._number + 1):
+        if self._pid != os.getpid() or not self.keys.ready(self._number + 1):
             return False
         self._checkpoint("rotation")
         with self._disk_lock:
@@ -370,7 +370,7 @@ class Spool:
     def _record(self, kind: Kind, payload: bytes) -> bool:
         """Write a frame that is no event; False where it cannot be. Takes the lock."""
         with self._lock:
-            if self._closed or self._broken or self._torn:
+            if self._closed or self._broken or self._torn or self._pid != os.getpid():
                 return False
             part = self._part
             frame = part.segment.seal(kind, payload, part.size, part.counter, part.events)

@@ -9,6 +9,7 @@ import independent_envelope
 import pytest
 from command_line import ran
 from projects import MINIMAL, project
+from trails import write_run
 
 from ext_authz.envelope.format import HEADER_BYTES, PAGE
 
@@ -220,3 +221,17 @@ def test_the_keyring_is_listed_without_its_keys(folder, capfd):
     assert "current" in listed.splitlines()[2]
     assert json.loads(machine)["current"] == 2
     assert not any(secret in listed + machine for secret in secrets)
+
+
+def test_segments_of_the_trail_are_rewrapped_beside_other_files(folder, sealed, capfd):
+    segment = write_run(folder, [b"{}"])
+    before = segment.read_bytes()
+    ran(capfd, "keyring", "new", "other")
+    done = ran(capfd, "rewrap", segment, "--key", f"file:{folder / 'audit.key'}", "--to", "file:other")
+    assert done.status == 0
+    assert " from file:3132333435363738 version 1 to file:" in done.out
+    assert segment.read_bytes() == before
+    assert ran(capfd, "audit", "cat", "--json", segment, "--key", "file:other").out == "{}\n"
+    assert ran(capfd, "audit", "cat", segment, "--key", f"file:{folder / 'audit.key'}").status == 3
+    segment.with_suffix(".key").unlink()
+    assert ran(capfd, "rewrap", segment, "--key", "file:other").status == 2
