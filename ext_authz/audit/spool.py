@@ -141,6 +141,11 @@ class Spool:
         return self._part.size
 
     @property
+    def key_ready(self) -> bool:
+        """Whether the next segment could be begun now, as far as its data key goes."""
+        return self.keys.ready(self._number + 1)
+
+    @property
     def tight(self) -> bool:
         """Whether the trail is so nearly full that denials of strangers are to be coalesced."""
         return self._room < self._slack

@@ -47,6 +47,8 @@ RELOADS: Final = "ext_authz_reloads_total"
 STATE_AGE: Final = "ext_authz_state_age_seconds"
 AUDIT_EVENTS: Final = "ext_authz_audit_events_total"
 SPOOL_BYTES: Final = "ext_authz_audit_spool_bytes"
+DATA_KEY_READY: Final = "ext_authz_audit_data_key_ready"
+MISSED: Final = "ext_authz_audit_missed_events"
 CHECKPOINT_AGE: Final = "ext_authz_audit_checkpoint_age_seconds"
 SINK_UP: Final = "ext_authz_audit_sink_up"
 SINK_HELD: Final = "ext_authz_audit_sink_held"
@@ -75,6 +77,8 @@ FAMILIES: Final[dict[str, Family]] = {
     STATE_AGE: Family("gauge", "Seconds since approvals, revocations and quarantines were last read.", ("process",)),
     AUDIT_EVENTS: Family("counter", "Audit events by what became of them at each sink.", ("outcome", "sink")),
     SPOOL_BYTES: Family("gauge", "Bytes of the audit trail on this machine."),
+    DATA_KEY_READY: Family("gauge", "Whether the data key of a log's next segment is wrapped.", ("process",)),
+    MISSED: Family("gauge", "Events that could not be recorded and stand in no gap event yet.", ("process",)),
     CHECKPOINT_AGE: Family("gauge", "Seconds since a process last signed its part of the trail.", ("process",)),
     SINK_UP: Family("gauge", "Whether a sink took what it was last given.", ("sink",)),
     SINK_HELD: Family("gauge", "Whether a sink waits for somebody to mend its configuration.", ("sink",)),

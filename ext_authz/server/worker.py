@@ -28,7 +28,7 @@ from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.last_use import LastUseWriter
 from ext_authz.server.link import Kind, Link, adopt
-from ext_authz.server.metrics import CHECKPOINT_AGE, STATE_AGE, MetricsWriter, WorkerMetrics
+from ext_authz.server.metrics import CHECKPOINT_AGE, DATA_KEY_READY, MISSED, STATE_AGE, MetricsWriter, WorkerMetrics
 from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
@@ -62,6 +62,8 @@ class Worker:
         )
         self._metrics = WorkerMetrics(self._name)
         self._metrics.sample(CHECKPOINT_AGE, self._spool.ledger.age, self._name)
+        self._metrics.sample(DATA_KEY_READY, lambda: self._spool.key_ready, self._name)
+        self._metrics.sample(MISSED, lambda: self._spool.missed, self._name)
         self._metrics.sample(STATE_AGE, lambda: max(0.0, self._state.state.age_ns(time.time_ns()) / 1e9), self._name)
         self._metrics_writer = MetricsWriter(self._metrics, settings.run_dir / "metrics", self._name)
         self._fetched = fetched
