@@ -25,6 +25,8 @@ IDLE_SECONDS: Final = 0.1
 FIRST_BACKOFF_SECONDS: Final = 0.5
 MAX_BACKOFF_SECONDS: Final = 60.0
 MAX_RETRY_AFTER_SECONDS: Final = 300.0
+SAVE_SECONDS: Final = 0.25
+"""How often the cursor is saved while there is more to deliver."""
 REPORTED_FAILURES: Final = 5
 """Failures in a row after which a sink is said to be down."""
 
@@ -99,6 +101,7 @@ class Delivery:
         self._lock = threading.Lock()
         self._gone = Position()
         self._unsaved = False
+        self._saved = 0.0
         self._accepted = 0
         self._doubted: dict[str, int] = {}
         self._noticed: dict[str, float] = {}
@@ -114,7 +117,7 @@ class Delivery:
         more: set[str] = set()
         waiting: set[str] = set()
         doubt: Hold | None = None
-        moved = False
+        moved = finished = False
         try:
             for segment in found:
                 if segment.log_id in more or segment.log_id in waiting:
@@ -127,11 +130,15 @@ class Delivery:
                 moved = moved or progress
                 if rest:
                     (more if rest == "more" else waiting).add(segment.log_id)
+            finished = True
         finally:
             self._unsaved = self._unsaved or moved
-            if self._unsaved:
+            # With more to come at once the cursor may lag a moment: a crash then repeats what it lags by.
+            late = self._monotonic() - self._saved >= SAVE_SECONDS
+            if self._unsaved and (late or not more or not finished):
                 self._cursor.save()
                 self._unsaved = False
+                self._saved = self._monotonic()
         if doubt is not None:
             raise doubt
         if not more and not waiting:

@@ -589,3 +589,24 @@ def test_a_sink_has_a_segment_once_its_durable_cursor_stands_behind_the_last_who
         file.write(segment.path.read_bytes()[-50:-20])  # torn: nobody will ever end it
     assert exporter.delivered(segment)
     assert Exporter(trail, [], source=SealedSource(trail, open_key)).delivered(segment)
+
+
+def test_with_more_to_come_the_cursor_lags_a_moment_and_a_crash_repeats_but_never_skips(
+    trail: Path, spool: Spool
+) -> None:
+    lines = fill(spool, 600)
+    now = [0.0]
+    sink = ListSink()
+    delivery = deliverer(trail, sink, chunk_bytes=1000, monotonic=lambda: now[0])
+    assert delivery.step()
+    again = ListSink()
+    drain(deliverer(trail, again, chunk_bytes=1000))
+    assert again.got == lines
+    assert sink.got == lines[: len(sink.got)]
+    now[0] = 1.0
+    other = ListSink("other")
+    delivery = deliverer(trail, other, chunk_bytes=1000, monotonic=lambda: now[0])
+    assert delivery.step()
+    rest = ListSink("other")
+    drain(deliverer(trail, rest, chunk_bytes=1000))
+    assert other.got + rest.got == lines
