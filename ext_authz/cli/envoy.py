@@ -6,7 +6,7 @@ Law: what is printed is safe or nothing is printed; lint reads no more than the 
 # ruff: noqa: FBT002, PLR0917  a command's parameters are its options
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from ext_authz.config import Settings
     from ext_authz.envoy_config.rules import Facts
     from ext_authz.envoy_config.settings import ClientTls, Upstream
+    from ext_authz.mappers.adapter import Adapter
+
+OPEN_INFERENCE = "open-inference"
+OBJECT_STORES = ("s3", "s3-virtual-host")
 
 app = typer.Typer(help="Envoy's side: print a safe configuration, find unsafe settings in one.", no_args_is_help=True)
 
@@ -91,15 +95,17 @@ def config_(
     options: dict[str, Any] = {"hide_cookies": "cookie" not in snapshot.header_names}
     if settings.identity.mtls is not None and settings.identity.mtls.trust_domains:
         options["trust_domains"] = settings.identity.mtls.trust_domains
-    hosts = [
-        entry.host.text for entry in snapshot.routes.entries if entry.adapter is not None and entry.host is not None
-    ]
+    adapters: dict[str, list[Adapter]] = {}
+    for entry in snapshot.routes.entries:
+        # Where Envoy's metadata tells the model, the check needs no body.
+        if entry.adapter is not None and entry.host is not None and entry.named_by is None:
+            adapters.setdefault(entry.host.text, []).append(entry.adapter)
     for kind, option in (
         (SourceKind.METADATA, "metadata_namespaces"),
         (SourceKind.ROUTE_METADATA, "route_metadata_namespaces"),
     ):
         options[option] = tuple(sorted({each.namespace for each in snapshot.routes.sources if each.kind is kind}))
-    upstreams = _upstreams(upstream or [], grpc or [], frozenset(hosts))
+    upstreams = _upstreams(upstream or [], grpc or [], adapters)
     if upstreams:
         options["upstreams"] = upstreams
     try:
@@ -135,9 +141,11 @@ def _client_tls(text: str) -> "ClientTls":
     return ClientTls(*parts)
 
 
-def _upstreams(http: Sequence[str], grpc: Sequence[str], inference: frozenset[str]) -> "tuple[Upstream, ...]":
+def _upstreams(
+    http: Sequence[str], grpc: Sequence[str], adapters: "Mapping[str, Sequence[Adapter]]"
+) -> "tuple[Upstream, ...]":
     """Return one upstream per host, its bodies buffered where one of our routes reads them."""
-    from ext_authz.envoy_config.settings import MODEL_SERVER, Upstream
+    from ext_authz.envoy_config.settings import Upstream
 
     endpoints: dict[str, tuple[list[str], list[str]]] = {}
     for place, texts in enumerate((http, grpc)):
@@ -148,19 +156,52 @@ def _upstreams(http: Sequence[str], grpc: Sequence[str], inference: frozenset[st
             endpoints.setdefault(host, ([], []))[place].append(address)
     made: list[Upstream] = []
     for number, (host, (plain, framed)) in enumerate(endpoints.items()):
-        reads = host in inference
+        paths, services, streams = _buffered(adapters.get(host, ()))
         made.append(
             Upstream(
                 name=f"upstream-{number}",
                 hosts=(host,),
                 http=tuple(plain),
                 grpc=tuple(framed),
-                body_paths=MODEL_SERVER.body_paths if reads else (),
-                grpc_services=MODEL_SERVER.grpc_services if reads else (),
-                grpc_streams=MODEL_SERVER.grpc_streams if reads else (),
+                body_paths=paths,
+                grpc_services=services if framed else (),
+                grpc_streams=streams if framed else (),
             )
         )
     return tuple(made)
+
+
+def _buffered(adapters: "Sequence[Adapter]") -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """Return the path prefixes and gRPC services whose meaning is in bodies, and the streams of those services."""
+    from ext_authz.envoy_config.settings import MODEL_SERVER
+    from ext_authz.mappers.adapter import EVERY, GRPC, Reads
+
+    paths: set[str] = set()
+    services: dict[str, None] = {}
+    streams: dict[str, None] = {}
+    for adapter in adapters:
+        if adapter.name == OPEN_INFERENCE:
+            paths.update(MODEL_SERVER.body_paths)
+            services |= dict.fromkeys(MODEL_SERVER.grpc_services)
+            streams |= dict.fromkeys(MODEL_SERVER.grpc_streams)
+            continue
+        # Objects are larger than any buffer; a deletion that is not shown asks for the whole bucket.
+        rows = () if adapter.name in OBJECT_STORES else adapter.rows
+        reading = [row for row in rows if row.place.reads is Reads.MEANING]
+        paths.update(row.template.partition("{")[0] for row in reading if row.method != GRPC)
+        for beginning, others in adapter.aliases.items():
+            below = [path for path in paths if path.startswith(beginning)]
+            paths.update(other + path.removeprefix(beginning) for other in others for path in below)
+        own = dict.fromkeys(row.template[1:].partition("/")[0] for row in reading if row.method == GRPC)
+        services |= own
+        streams |= dict.fromkeys(
+            row.template
+            for row in rows
+            if row.method == GRPC and row.place.reads is not Reads.MEANING and f"(`{EVERY}`)" in row.place.where
+            if row.template[1:].partition("/")[0] in own
+        )
+    shortest = [path for path in paths if not any(path != other and path.startswith(other) for other in paths)]
+    return tuple(sorted(shortest)), tuple(services), tuple(streams)
 
 
 @app.command()
