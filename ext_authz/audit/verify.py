@@ -28,7 +28,8 @@ from ext_authz.envelope.errors import AlteredError, EnvelopeError, KeyUnavailabl
 
 KEPT: Final = "a checkpoint that was kept"
 COPIED: Final = "a checkpoint in the copy"
-PARALLEL_BYTES: Final = 48 * 1024 * 1024
+PARALLEL_BYTES: Final = 512 * 1024 * 1024
+"""Less is read before further processes have begun."""
 _HEAD_EVENTS: Final = 8
 
 
