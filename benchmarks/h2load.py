@@ -1,16 +1,18 @@
 """h2load from Debian's nghttp2-client, unpacked below .venv without root where it is not installed."""
 
-import os
+# ruff: noqa: E402  the helpers of the tests are found first
+
 import re
-import shutil
 import statistics
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-PACKAGES = ("nghttp2-client", "libev4", "libc-ares2", "libjemalloc2", "libnghttp2-14")
-HOME = Path(__file__).resolve().parent.parent / ".venv" / "debian"
+sys.path[:0] = [str(Path(__file__).parents[1] / "tests/support")]
+
+import debian
 
 
 @dataclass(frozen=True)
@@ -24,24 +26,11 @@ class Load:
 
 def find() -> tuple[list[str], dict[str, str]]:
     """Return the command and environment of h2load; fetch the packages when the machine has none."""
-    if shutil.which("h2load"):
-        return ["h2load"], dict(os.environ)
-    binary = HOME / "usr/bin/h2load"
-    if not binary.exists():
-        if not shutil.which("apt-get"):
-            raise SystemExit("h2load is needed: install nghttp2-client")
-        HOME.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                subprocess.run(["apt-get", "download", *PACKAGES], cwd=folder, check=True, capture_output=True)
-            except subprocess.CalledProcessError as error:
-                raise SystemExit(
-                    f"apt-get cannot download {' '.join(PACKAGES)}: {error.stderr.decode().strip()}"
-                ) from None
-            for package in Path(folder).glob("*.deb"):
-                subprocess.run(["dpkg", "-x", str(package), str(HOME)], check=True)
-    libraries = ":".join(str(path) for path in (HOME / "usr/lib").iterdir() if path.is_dir())
-    return [str(binary)], {**os.environ, "LD_LIBRARY_PATH": libraries}
+    try:
+        found = debian.find("h2load")
+    except debian.AbsentError as error:
+        raise SystemExit(f"h2load is needed: install nghttp2-client ({error})") from None
+    return [found.path], found.environment
 
 
 def run(address: str, method: str, message: bytes, *, calls: int, connections: int, streams: int, core: int) -> Load:

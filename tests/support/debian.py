@@ -8,10 +8,9 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 HOME = Path(__file__).resolve().parents[2] / ".venv" / "debian"
 PACKAGES = {
+    "h2load": ("nghttp2-client", "libev4", "libc-ares2", "libjemalloc2", "libnghttp2-14"),
     "redis-server": (
         "redis-server", "redis-tools", "libatomic1", "libhiredis0.14", "libjemalloc2", "liblua5.1-0", "liblzf1",
         "lua-bitop", "lua-cjson",
@@ -69,6 +68,8 @@ def needed(name: str) -> Program:
     try:
         return find(name)
     except AbsentError as error:
+        import pytest  # benchmarks use this module too, without it
+
         pytest.skip(str(error))
 
 

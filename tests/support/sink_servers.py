@@ -468,10 +468,14 @@ class KafkaRig(Rig):
         return found
 
 
+AWS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
 class S3Rig(Rig):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        os.environ.update(AWS_ACCESS_KEY_ID="k", AWS_SECRET_ACCESS_KEY="s", AWS_DEFAULT_REGION="us-east-1")
+        self.before = {name: os.environ.get(name) for name in AWS}
+        os.environ.update(AWS)
         self.port = free_port()
         self.server: Any = None
         self.up()
@@ -511,6 +515,11 @@ class S3Rig(Rig):
 
     def close(self) -> None:
         self.down()
+        for name, value in self.before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 class SyslogRig(ProcessRig):
@@ -519,7 +528,10 @@ class SyslogRig(ProcessRig):
     program = "rsyslogd"
 
     def command(self) -> list[str]:
-        return ["-n", "-iNONE", "-f", str(self.folder / "rsyslog.conf")]
+        return ["-n", "-iNONE", "-M", str(self.modules()), "-f", str(self.folder / "rsyslog.conf")]
+
+    def modules(self) -> Path:
+        return next((self.found.root / "usr/lib").glob("*-linux-*/rsyslog"))
 
     def up(self) -> None:
         self.secure()
@@ -528,9 +540,8 @@ class SyslogRig(ProcessRig):
     def secure(self) -> None:
         if not (self.folder / "ca.pem").exists():
             pair = Authority(self.folder).server("syslog")
-            modules = next((self.found.root / "usr/lib").glob("*-linux-*/rsyslog"))
             (self.folder / "rsyslog.conf").write_text(f"""
-module(load="{modules}/imtcp.so" StreamDriver.Name="ossl" StreamDriver.Mode="1" StreamDriver.AuthMode="anon")
+module(load="imtcp" StreamDriver.Name="ossl" StreamDriver.Mode="1" StreamDriver.AuthMode="anon")
 global(workDirectory="{self.folder}" maxMessageSize="64k"
   defaultNetstreamDriver="ossl" defaultNetstreamDriverCAFile="{self.folder}/ca.pem"
   defaultNetstreamDriverCertFile="{pair.certificate}" defaultNetstreamDriverKeyFile="{pair.private_key}")

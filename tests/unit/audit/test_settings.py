@@ -65,6 +65,25 @@ def test_nothing_needs_to_be_said() -> None:
         ("sinks: [{type: http, url: 'https://h/a', headers: {'a b': x}}]", "is not a header's name"),
         ('sinks: [{type: http, url: "https://h/a", headers: {a: "x\\r\\ny: z"}}]', "one line of printable ASCII"),
         ("sinks: [{type: http, url: 'https://h/a', tls: {certificate: c.pem}}]", "go together"),
+        ("sinks: [{type: http, url: 'https://h', format: cef, body: array}]", "`cef` is no JSON: it goes as `lines`"),
+        ("sinks: [{type: elasticsearch, url: 'https://h', format: leef}]", "`leef` is no JSON, which this sink needs"),
+        ("sinks: [{type: elasticsearch, url: 'https://h', username: u}]", "`username` and `password` go together"),
+        (
+            "sinks: [{type: elasticsearch, url: 'https://h', api_key: k, username: u, password: p}]",
+            "`api_key` and `username`: one of them",
+        ),
+        ("sinks: [{type: splunk, url: 'https://h'}]", "Field required"),
+        ("sinks: [{type: otlp, url: 'http://h:4317', protocol: grpc}]", "neither `https` nor on loopback"),
+        ("sinks: [{type: syslog, address: 'h:6514', transport: tcp}]", "`tcp` beyond loopback"),
+        ("sinks: [{type: syslog, address: 'h:0'}]", "is not an address"),
+        ("sinks: [{type: syslog, address: 'h:1', facility: '24'}]", "less than or equal to 23"),
+        ("sinks: [{type: kafka, brokers: [k], topic: t}]", "`k` is not an address"),
+        ("sinks: [{type: kafka, brokers: ['k:1'], topic: t, password: p}]", "`username` and `password` go together"),
+        ("sinks: [{type: redis, url: 'redis://h'}]", "neither `rediss` nor on loopback"),
+        ("sinks: [{type: redis, url: 'rediss://:pw@h'}]", "holds no credentials"),
+        ("sinks: [{type: redis, url: 'rediss://h/x'}]", "the number of a database"),
+        ("sinks: [{type: nats, url: 'nats://h'}]", "neither `tls` nor on loopback"),
+        ("sinks: [{type: s3, bucket: b, endpoint: 'http://h'}]", "neither `https` nor on loopback"),
         ("sinks: [{type: stdout, batch: {events: 0}}]", "greater than or equal to 1"),
         ("sinks: [{type: file, path: a}, {type: file, path: x/../a}]", "two sinks write to the same place"),
         ("sink: []", "Extra inputs"),
@@ -94,3 +113,31 @@ def test_what_authenticates_us_is_shown_nowhere() -> None:
     assert "s3cr3t" not in sink.label
     assert "Bearer" not in repr(sink)
     assert sink.headers["authorization"].get_secret_value() == "Bearer s3cr3t"  # type: ignore[union-attr]
+
+
+def test_brokers_are_spoken_to_in_the_clear_only_on_loopback_or_where_that_was_said() -> None:
+    def plaintext(more: str) -> bool:
+        (sink,) = read(f"sinks: [{{type: kafka, topic: t, {more}}}]").sinks
+        return sink.plaintext  # type: ignore[union-attr]
+
+    assert not plaintext("brokers: ['k:1']")
+    assert not plaintext("brokers: ['127.0.0.1:1', 'k:1']")
+    assert not plaintext("brokers: ['127.0.0.1:1'], username: u, password: p")
+    assert not plaintext("brokers: ['127.0.0.1:1'], tls: {ca_file: x}")
+    assert plaintext("brokers: ['127.0.0.1:1']")
+    assert plaintext("brokers: ['k:1'], unsafe_plaintext: true")
+
+
+@pytest.mark.parametrize(
+    "sink",
+    [
+        "type: splunk, url: 'https://h', token: s3cr3t",
+        "type: elasticsearch, url: 'https://h', username: s3cr3t, password: s3cr3t",
+        "type: kafka, brokers: ['k:1'], topic: t, username: s3cr3t, password: s3cr3t",
+        "type: redis, url: 'rediss://h', username: s3cr3t, password: s3cr3t",
+        "type: nats, url: 'tls://h', token: s3cr3t",
+    ],
+)
+def test_no_kind_of_sink_shows_its_secret(sink: str) -> None:
+    settings = read(f"sinks: [{{{sink}}}]")
+    assert "s3cr3t" not in repr(settings) + settings.sinks[0].label + settings.model_dump_json()
