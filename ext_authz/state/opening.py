@@ -36,7 +36,7 @@ def open_replicator(settings: StateSettings, run_dir: Path) -> Replicator | None
     url = settings.url.get_secret_value()
     ca_file = str(settings.ca_file) if settings.ca_file is not None else ""
     if settings.secret_file is None and not settings.unsafe_unauthenticated:
-        raise StoreError("`state.secret_file` is missing")  # the settings say so first; nothing else may open it without
+        raise StoreError("`state.secret_file` is missing")  # the settings say so first
     secret = _secret(settings.secret_file) if settings.secret_file is not None else None
     RedisLog(url, secret=secret, ca_file=ca_file).close()  # says now what is missing; connects to nothing
     return Replicator(lambda: ReplicaStore(run_dir / FILE_NAME), lambda: RedisLog(url, secret=secret, ca_file=ca_file))
