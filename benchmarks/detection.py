@@ -34,7 +34,7 @@ from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 
 DOC = Path(__file__).parent.parent / "docs" / "monitoring.md"
 ATTACKS = yaml.safe_load((Path(__file__).parent / "attacks.yaml").read_text())
-WARM, TEST, COPIES = 14, 14, 3
+WARM, TEST, COPIES = 14, 14, 4
 MONDAY = 20458  # days since 1970
 BATCH = 64
 KEY = b"benchmark"

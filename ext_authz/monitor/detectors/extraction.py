@@ -31,14 +31,17 @@ class ExtractionParams:
     day: Limits = field(default_factory=lambda: Limits(floor=1000, spread=1.0, most=8.0))
     """The same within the day (UTC)."""
     new_inputs: int = 1000
-    """Distinct inputs within a day of a subject without history, or `peer_factor` times what its peers make."""
-    peer_factor: float = 3.0
+    """Distinct inputs within a day of a subject without history, or what 90 % of its peers' days stay under …"""
+    peer_factor: float = 1.0
+    """… times this, whichever is more."""
     peers_needed: int = 50
     """Days of peers on the model before they count."""
     together: Limits = field(default_factory=lambda: Limits(floor=2000, warm_days=3))
     """Distinct inputs to a model within the day by subjects beyond what is usual for each of them, all together, …"""
     together_subjects: int = 10
     """… by at least this many subjects."""
+    together_each: int = 100
+    """Of one subject so many count there: who sends more is judged alone, and its growth hides nobody."""
     max_pairs: int = 10_000
     """Pairs of subject and model that are remembered."""
     max_models: int = 1000
@@ -108,10 +111,11 @@ class _Use:
 
 
 class _Model:
-    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "peers", "subjects")
+    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "first", "peers", "subjects")
 
     def __init__(self, day: int) -> None:
         self.alarmed = -1
+        self.first = day
         self.beyond = Distinct()
         self.subjects = Distinct()
         self.peers = Peers()
@@ -120,12 +124,12 @@ class _Model:
 
     def pack(self) -> list[Any]:
         rest = [self.peers.pack(), self.baseline.pack(), self.evidence]
-        return [self.alarmed + 1, self.beyond.pack(), self.subjects.pack(), *rest]
+        return [self.alarmed + 1, self.first, self.beyond.pack(), self.subjects.pack(), *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Model":  # noqa: ANN401
-        alarmed, beyond, subjects, peers, baseline, evidence = packed
-        made = cls(0)
+        alarmed, first, beyond, subjects, peers, baseline, evidence = packed
+        made = cls(whole(first))
         made.alarmed, made.beyond = whole(alarmed) - 1, Distinct.unpack(beyond)
         made.subjects, made.peers = Distinct.unpack(subjects), Peers.unpack(peers)
         made.baseline, made.evidence = Baseline.unpack(baseline), texts(evidence, MAX_EVIDENCE)
@@ -174,7 +178,7 @@ class ModelExtraction(Fold):
             own = self._alone(one, use, model)
         else:
             own = NONE
-        if not use.days.most or use.n > use.days.most:
+        if use.days.most < use.n <= use.days.most + self.params.together_each:
             return [*own, *self._together(one, use, model, inputs)] or NONE
         return own
 
@@ -225,7 +229,7 @@ class ModelExtraction(Fold):
                 f" (limits {round(by_day)} and {round(by_hour)})"
             )
         else:
-            limit = max(params.new_inputs, params.peer_factor * peers.quantile(0.95)) if peers else params.new_inputs
+            limit = max(params.new_inputs, params.peer_factor * peers.quantile(0.9)) if peers else params.new_inputs
             if within_day <= limit:
                 return NONE
             than = f"it is new to the model (limit {round(limit)})"
@@ -247,13 +251,18 @@ class ModelExtraction(Fold):
             model.evidence.clear()
         elif use.day < model.baseline.day:
             return NONE
+        # At first everybody is new to the model; that is no measure of what is usual.
+        age = use.day - model.first - params.day.warm_days
+        if age < 0:
+            return NONE
         for each in inputs:
             model.beyond.add(each)
         beyond = len(model.beyond)
         if use.n % _EACH == 0 or use.n <= one.weight:
             model.subjects.add(digest(one.subject, self._key))
             kept(model.evidence, one.event_id)
-        limit = model.baseline.threshold(params.together) if beyond > params.together.floor else 0.0
+        judged = beyond > params.together.floor and age >= params.together.warm_days
+        limit = model.baseline.threshold(params.together) if judged else 0.0
         found: Found = NONE
         if limit and beyond > limit and model.alarmed != use.day and len(model.subjects) >= params.together_subjects:
             model.alarmed = use.day

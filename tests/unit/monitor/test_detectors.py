@@ -174,12 +174,12 @@ def test_batches_count_their_inputs():
 
 def test_many_accounts_with_few_queries_each_are_extraction_together():
     detector = ModelExtraction(key=KEY)
-    for day in range(7):
+    for day in range(11):
         for who in range(20):
             assert feed(detector, inputs(40, at(day, 9), 60, f"sub:{who}")) == []
     found = []
     for who in range(100):
-        found += feed(detector, inputs(60, at(7, 1) + who * 60, 1, f"sub:bot-{who}"))
+        found += feed(detector, inputs(60, at(11, 1) + who * 60, 1, f"sub:bot-{who}"))
     assert [each.subject for each in found] == [None]
     assert "subjects, each" in found[0].explanation
 
