@@ -224,6 +224,7 @@ class Delivery:
             start = stop
         moved = chunk.end > at.offset or bool(chunk.lines)
         with self._lock:
+            self._unsaved = self._unsaved or moved
             at.dropped += chunk.damaged[-1]
             at.offset = chunk.end
         self._noticed.pop(segment.log_id, None)
@@ -250,10 +251,10 @@ class Delivery:
             self.condition = replace(self.condition, refused=self.condition.refused + len(sent.refused))
         if sent.done:
             with self._lock:
+                self._unsaved = True  # before anybody sees the position: `has` speaks of the durable one
                 at.offset = chunk.ends[start + sent.done - 1]
                 at.delivered += sent.accepted
                 at.dropped += len(sent.refused) + sum(chunk.damaged[start : start + sent.done])
-            self._unsaved = True
         if sent.error is not None:
             raise sent.error
 

@@ -599,11 +599,15 @@ def test_with_more_to_come_the_cursor_lags_a_moment_and_a_crash_repeats_but_neve
     sink = ListSink()
     delivery = deliverer(trail, sink, chunk_bytes=1000, monotonic=lambda: now[0])
     assert delivery.step()
+    assert not delivery.has(segments(trail)[0])
     again = ListSink()
     drain(deliverer(trail, again, chunk_bytes=1000))
     assert again.got == lines
     assert sink.got == lines[: len(sink.got)]
     now[0] = 1.0
+    while delivery.step():
+        pass
+    assert delivery.has(segments(trail)[0])
     other = ListSink("other")
     delivery = deliverer(trail, other, chunk_bytes=1000, monotonic=lambda: now[0])
     assert delivery.step()
