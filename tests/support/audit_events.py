@@ -75,6 +75,7 @@ EVENTS: dict[str, dict[str, Any]] = {
         **sibling("checkpoint", log_id=LOG, cause="interval", size=8, root="00" * 32, nodes=[], key="k", note="a\nb\n"),
         "event_id": f"{LOG}:c0",
     },
+    "many": decision(decision="deny", reason="no_credentials", http_status=401, coalesced=40, subject=None),
     "gap": sibling("gap", count=12, since=TIME, until=TIME),
     "alert": sibling(
         "alert", detector="unusual_volume", subject="sub:alice", source="10.1.2.3", severity="high",

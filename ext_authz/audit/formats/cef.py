@@ -11,6 +11,7 @@ from ext_authz import __version__
 from ext_authz.audit.formats.reading import (
     PRODUCT,
     Event,
+    count,
     event_code,
     kind,
     microseconds,
@@ -54,6 +55,7 @@ def _extension(item: Item, event: Event, what: str) -> list[tuple[str, str]]:
         ("outcome", text(event, "decision") or text(event, "result")),
         ("reason", text(event, "reason") or text(event, "explanation")),
         ("msg", summary(event)),
+        ("cnt", str(count(event) or "")),
         ("externalId", item.event_id),
         ("suid", text(event, "subject", "id")),
         ("suser", text(event, "subject", "name")),

@@ -13,6 +13,7 @@ from ext_authz.audit.formats.reading import (
     PRODUCT,
     Event,
     at,
+    count,
     event_code,
     failed,
     kind,
@@ -132,6 +133,7 @@ def _own(event: Event) -> dict[str, Any]:
         "shadow": [
             some({name: text(each, name) for name in ("policy_id", "effect")}) for each in _records(event, "shadow")
         ],
+        "count": count(event),
         "risk": text(event, "context", "risk"),
         "auth": text(event, "subject", "auth"),
         "workload": text(event, "subject", "workload"),

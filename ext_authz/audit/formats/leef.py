@@ -8,7 +8,7 @@ import re
 from typing import Final
 
 from ext_authz import __version__
-from ext_authz.audit.formats.reading import PRODUCT, event_code, kind, severity, summary, text, texts
+from ext_authz.audit.formats.reading import PRODUCT, count, event_code, kind, severity, summary, text, texts
 from ext_authz.audit.sinks import Item
 
 _SEVERITY: Final = {1: 1, 2: 4, 3: 6, 4: 8, 5: 10}
@@ -40,6 +40,7 @@ def encode(item: Item) -> bytes:
         ("eventUid", item.event_id),
         ("decisionId", text(event, "decision_id")),
         ("seq", text(event, "seq")),
+        ("count", str(count(event) or "")),
         ("msg", summary(event)),
     )
     attributes = "\t".join(f"{key}={_CONTROLS.sub(' ', value)[:_VALUE]}" for key, value in pairs if value)

@@ -13,6 +13,7 @@ from ext_authz.audit.formats.reading import (
     PRODUCT,
     Event,
     at,
+    count,
     failed,
     kind,
     microseconds,
@@ -69,7 +70,12 @@ def encode(item: Item) -> bytes:
         "severity_id": severity(event),
     }
     metadata = _metadata(item, event, made.pop("profiles", []))
-    shared = {"message": summary(event), "metadata": metadata, "raw_data": item.line.decode("utf-8", "replace")}
+    shared = {
+        "count": count(event),
+        "message": summary(event),
+        "metadata": metadata,
+        "raw_data": item.line.decode("utf-8", "replace"),
+    }
     return orjson.dumps(some(made | shared) | ids)
 
 

@@ -91,6 +91,11 @@ def severity(event: Event) -> int:
     return 2 if text(event, "decision") == "deny" else 1
 
 
+def count(event: Event) -> int | None:
+    """Return how many happenings the event stands for, None for one."""
+    return number(event, "coalesced") or number(event, "count")
+
+
 def shadow_denies(event: Event) -> bool:
     """Whether a policy that is only watched would have denied what was allowed."""
     watched = at(event, "shadow")

@@ -88,6 +88,17 @@ def test_cef_keeps_what_it_escapes() -> None:
     )
 
 
+def test_an_event_that_stands_for_many_says_how_many() -> None:
+    for name, many in (("many", 40), ("gap", 12), ("deny", None)):
+        found = (
+            written("ocsf", EVENTS[name]).get("count"),
+            written("ecs", EVENTS[name])["ext_authz"].get("count"),
+            read_cef(ENCODERS["cef"](item(EVENTS[name])).decode())[1].get("cnt"),
+            read_leef(ENCODERS["leef"](item(EVENTS[name])).decode())[1].get("count"),
+        )
+        assert found == (many, many, many and str(many), many and str(many))
+
+
 def test_leef_separates_by_tabs_and_names_the_event_by_its_reason() -> None:
     header, values = read_leef(ENCODERS["leef"](item(EVENTS["unauthenticated"])).decode())
     assert header == ["LEEF:2.0", "ext-authz", "ext-authz", header[3], "invalid_token", "x09"]
