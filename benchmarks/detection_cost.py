@@ -56,8 +56,8 @@ def memory(params, chance):
     before = resident()
     flooded = Detectors(params, b"k")
     number = 0
-    for _ in range(REQUESTS):
-        for subject in range(REGULARS):
+    for subject in range(REGULARS):
+        for _ in range(REQUESTS):
             flooded.observe(event(number, subject, chance), 2**62)
             number += 1
     yield f"| MiB for {REGULARS:,} subjects with {REQUESTS} requests each | {resident() - before:.0f} |"
