@@ -4,6 +4,7 @@ import json
 import random
 from dataclasses import replace
 
+import datasketches
 import orjson
 import pytest
 from hypothesis import given, settings
@@ -178,7 +179,6 @@ def test_sketches_count_within_five_standard_errors_and_merge_as_sets_do(one, ot
 
 
 def test_sketches_count_as_a_known_library_does():
-    import datasketches
     theirs, ours = datasketches.hll_sketch(8, datasketches.HLL_8), Distinct()
     for number in range(50_000):
         theirs.update(number)
