@@ -20,6 +20,7 @@ from pathlib import Path
 
 import h2load
 import jwt
+import opa_envoy
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,8 +28,12 @@ METHOD = "/envoy.service.auth.v3.Authorization/Check"
 ISSUER = "https://idp.example"
 
 
-def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes]:
-    """Write a configuration with the seed's policies; return it and the serialized CheckRequest."""
+def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes, bytes]:
+    """Write a configuration with the seed's policies; return it and the serialized CheckRequest.
+
+    The last value is the request with its headers as a map, as Envoy sends them without `encode_raw_headers`: peers
+    read nothing else.
+    """
     from google.protobuf import json_format
 
     from ext_authz._pb import external_auth_pb2
@@ -85,7 +90,10 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes]:
         },
         external_auth_pb2.CheckRequest(),
     )  # fmt: skip
-    return folder / "ext-authz.yaml", request.SerializeToString()
+    plain = external_auth_pb2.CheckRequest.FromString(request.SerializeToString())
+    plain.attributes.request.http.ClearField("header_map")
+    plain.attributes.request.http.headers.update(headers)
+    return folder / "ext-authz.yaml", request.SerializeToString(), plain.SerializeToString()
 
 
 @contextlib.contextmanager
@@ -145,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=30_000, help="calls per run")
     parser.add_argument("--rounds", type=int, default=3, help="interleaved rounds; medians are reported")
+    parser.add_argument("--opa-envoy", type=Path, help="an OPA-Envoy binary to stand beside (see opa_envoy.py)")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     options = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
@@ -158,7 +167,7 @@ def main() -> None:
         for transport in ("grpcio", "native"):
             folder = Path(scratch, transport)
             folder.mkdir(mode=0o700)
-            configuration, request = write_configuration(folder, transport)
+            configuration, request, plain = write_configuration(folder, transport)
             command = [sys.executable, "-m", "ext_authz", "serve", "-c", str(configuration)]
             subjects[f"ext-authz, {transport}"] = (
                 command,
@@ -170,6 +179,14 @@ def main() -> None:
         empty = f"unix:{scratch}/empty.sock"
         command = [sys.executable, str(ROOT / "benchmarks/empty_service.py"), empty]
         subjects = {"empty grpcio service": (command, empty, request, "ready", "")} | subjects
+        if options.opa_envoy:
+            folder = Path(scratch, "opa")
+            folder.mkdir()
+            address = f"unix:{folder}/opa.sock"
+            command = opa_envoy.command(
+                options.opa_envoy, folder, Path(scratch, "native", "jwks.json"), address=address
+            )
+            subjects["OPA-Envoy"] = (command, address, plain, "ready", options.opa_envoy.name)
 
         runs: dict[str, list[tuple[h2load.Load, h2load.Load, float]]] = {name: [] for name in subjects}
         for round_number in range(options.rounds):
