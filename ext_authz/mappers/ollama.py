@@ -1,7 +1,8 @@
 """Ollama's own API and its OpenAI- and Anthropic-compatible paths.
 
 Law: names that Ollama reads as one are one (letter case, default registry,
-`library/`, `:latest`); the body is JSON whatever its content type says, and
+`library/`, `:latest`), a tag that only some servers cut off (`:local`) is
+none; the body is JSON whatever its content type says, and
 keys in other letters are refused, for Go reads them. Non-goal: OpenAI servers.
 """
 
@@ -12,6 +13,7 @@ from typing import Any, Final
 from ext_authz.mappers.adapter import Adapter, Call, Meaning, Named, Place, Reads, Row
 from ext_authz.mappers.body import case_variant, refuse
 from ext_authz.mappers.limits import KEYS, generation
+from ext_authz.mappers.multipart import form_fields
 from ext_authz.mappers.places import PATH, SERVER, Attributes, body_with, path_meaning, told_meaning, whole_number
 from ext_authz.model import AttributeValue, Reason, Refusal
 
@@ -23,6 +25,9 @@ _DEFAULT_HOST: Final = "registry.ollama.ai"
 _DEFAULT_SPACE: Final = "library"
 _DEFAULT_TAG: Final = "latest"
 _OPTIONS: Final = frozenset({"num_predict"})
+# What newer servers cut off before they look for the model; older ones take it for a tag.
+_LOCAL: Final = "local"
+_LATEST_OF_CLOUD: Final = "latest-cloud"
 
 
 def canonical_name(name: str) -> str | None:
@@ -31,6 +36,8 @@ def canonical_name(name: str) -> str | None:
     if found is None or len(name) > 512:  # noqa: PLR2004  far beyond Ollama's own bound
         return None
     host, space, model, tag = found.group("host", "space", "model", "tag")
+    if tag and tag.lower() in (_LOCAL, _LATEST_OF_CLOUD):
+        return None
     parts = [model.lower()]
     if (space and space.lower() != _DEFAULT_SPACE) or (host and host.lower() != _DEFAULT_HOST):
         parts.insert(0, (space or _DEFAULT_SPACE).lower())
@@ -84,6 +91,17 @@ def _compatible(call: Call) -> Meaning | Refusal:
     return Meaning((Named("model", name, "", call.row.action),), generation(content))
 
 
+def _form(call: Call) -> Meaning | Refusal:
+    """Read a form's `model`. Go takes a query's `model` before the form's, so there may be no query."""
+    if call.query:
+        return refuse("is a form beside a query")
+    fields = form_fields(call.facts, call.max_request_bytes, frozenset({"model"}))
+    if isinstance(fields, Refusal):
+        return fields
+    name = _named(fields, "model")
+    return name if isinstance(name, Refusal) else Meaning((Named("model", name, "", call.row.action),))
+
+
 def _create(call: Call) -> Meaning | Refusal:
     content = body_with(call, _WANTED, typed=False)
     if isinstance(content, Refusal):
@@ -126,6 +144,7 @@ def _told(call: Call, name: str, version: str) -> Meaning | Refusal:
 
 _NATIVE = Place("body `model` (or the older `name`)", _native, Reads.MEANING, _told)
 _COMPATIBLE = Place("body `model`", _compatible, Reads.MEANING, _told)
+_FORM = Place("form field `model`, and no query", _form, Reads.MEANING)
 _CREATE = Place("body `model`; `from` is read", _create, Reads.MEANING)
 _COPY = Place("body `destination`; `source` is read", _copy, Reads.MEANING)
 _PATH = Place("path", _in_path)
@@ -136,9 +155,9 @@ ADAPTER: Final = Adapter(
     (
         Row("GET", "/", "health", SERVER, "server"),
         Row("HEAD", "/", "health", SERVER, "server"),
-        Row("GET", "/api/version", "read_metadata", SERVER, "server"),
+        *(Row(method, "/api/version", "read_metadata", SERVER, "server") for method in ("GET", "HEAD")),
         Row("GET", "/api/status", "read_metadata", SERVER, "server"),
-        Row("GET", "/api/tags", "list_models", SERVER, "server"),
+        *(Row(method, "/api/tags", "list_models", SERVER, "server") for method in ("GET", "HEAD")),
         Row("GET", "/api/ps", "list_models", SERVER, "server"),
         Row("POST", "/api/generate", "generate", _NATIVE),
         Row("POST", "/api/chat", "generate", _NATIVE),
@@ -158,7 +177,16 @@ ADAPTER: Final = Adapter(
         Row("POST", "/v1/completions", "generate", _COMPATIBLE),
         Row("POST", "/v1/responses", "generate", _COMPATIBLE),
         Row("POST", "/v1/messages", "generate", _COMPATIBLE),
+        Row("POST", "/v1/images/generations", "generate", _COMPATIBLE),
+        Row("POST", "/v1/images/edits", "generate", _COMPATIBLE),
+        Row("POST", "/v1/audio/transcriptions", "generate", _FORM),
         Row("POST", "/v1/embeddings", "embed", _COMPATIBLE),
+        # They act in the account by which the server is known to its registry.
+        Row("POST", "/api/me", "admin", SERVER, "server"),
+        Row("POST", "/api/signout", "admin", SERVER, "server"),
+        Row("DELETE", "/api/user/keys/{key}", "admin", SERVER, "server"),
+        Row("POST", "/api/experimental/web_search", "admin", SERVER, "server"),
+        Row("POST", "/api/experimental/web_fetch", "admin", SERVER, "server"),
     ),
     error_shape="ollama",
 )

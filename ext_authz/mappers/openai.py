@@ -105,6 +105,11 @@ def _in_path(call: Call) -> Meaning | Refusal:
 def _form(call: Call) -> Meaning | Refusal:
     """Read the form's `model`; of a body that we were not shown it may be any."""
     facts = call.facts
+    query = parameters(call.query, frozenset({"model"}))
+    if isinstance(query, Refusal):
+        return query
+    if "model" in query:
+        return refuse("is a form beside a query that names a model: servers in Go take the query's")
     if not facts.body.data:
         return every_meaning(call)
     if (facts.header("content-type") or "").lower().startswith("application/json"):
@@ -178,6 +183,13 @@ def _adapter(call: Call) -> Meaning | Refusal:
     return Meaning(tuple(Named("model", name, "", action) for action in actions))
 
 
+def _run(call: Call) -> Meaning:
+    """Let a call that continues what is stored use any model: which one, the stored assistant or video says."""
+    kind, action = call.row.also[0]
+    stored = Named(kind, call.captured.get("id", EVERY), "", action)
+    return Meaning((Named("model", EVERY, "", call.row.action), stored))
+
+
 _BODY = Place("body `model` (and `fallbacks`, `models`)", _in_body, Reads.MEANING, _told)
 _FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING, _told)
 _DEPLOYMENT = Place("path", _in_path, Reads.LIMITS)
@@ -185,18 +197,27 @@ _TRAINING = Place("body `model`, `training_file`, `validation_file`", _training,
 _BATCH = Place("any (`*`), and the file `input_file_id`", _batch, Reads.MEANING)
 _QUERY = Place("query `model`", _realtime)
 _LORA = Place("body `lora_name`", _adapter, Reads.MEANING)
+_RUN = Place("any (`*`), and what is continued: path", _run)
+_IN_THREAD: Final = (("thread", "write_data"),)
 
 
 def _model_rows() -> list[Row]:
     generate = ("/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/responses/compact",
-                "/v1/audio/speech", "/v1/images/generations", "/inference/v1/generate")  # fmt: skip
+                "/v1/audio/speech", "/v1/images/generations", "/inference/v1/generate",
+                "/v1/chat/completions/batch")  # fmt: skip
     multipart = ("/v1/audio/transcriptions", "/v1/audio/translations", "/v1/images/edits", "/v1/images/variations",
                  "/v1/videos")  # fmt: skip
     actions = {
         "embed": ("/v1/embeddings", "/v2/embed", "/pooling"),
         "classify": ("/v1/moderations", "/classify", "/generative_scoring"),
         "rerank": ("/rerank", "/v1/rerank", "/v2/rerank", "/score", "/v1/score"),
-        "tokenize": ("/tokenize", "/detokenize", "/v1/responses/input_tokens", "/v1/chat/completions/render"),
+        "tokenize": (
+            "/tokenize",
+            "/detokenize",
+            "/v1/responses/input_tokens",
+            "/v1/chat/completions/render",
+            "/v1/completions/render",
+        ),
         "generate": generate,
     }
     rows = [Row("POST", path, action, _BODY) for action, paths in actions.items() for path in paths]
@@ -227,6 +248,41 @@ def _stored(kind: str, base: str, *, created: bool) -> list[Row]:
     rows = [Row("GET", base, "list_data", EVERYTHING, kind), Row("GET", item, "read_data", PATH, kind)]
     rows += [Row("DELETE", item, "delete_data", PATH, kind)]
     return [*rows, Row("POST", base, "write_data", EVERYTHING, kind)] if created else rows
+
+
+def _assistant_rows() -> list[Row]:
+    """Return what gateways still serve of assistants, and the videos and containers of newer ones."""
+    thread, video, files = "/v1/threads/{id}", "/v1/videos/{id}", "/v1/containers/{id}/files"
+    run = f"{thread}/runs/{{run}}"
+    stored = [
+        *_stored("assistant", "/v1/assistants", created=True),
+        Row("POST", "/v1/assistants/{id}", "write_data", PATH, "assistant"),
+        *_stored("thread", "/v1/threads", created=True)[1:],
+        Row("POST", thread, "write_data", PATH, "thread"),
+        *_stored("video", "/v1/videos", created=False),
+        Row("GET", f"{video}/content", "read_data", PATH, "video"),
+        *_stored("container", "/v1/containers", created=True),
+        Row("GET", files, "list_data", PATH, "container"),
+        Row("POST", files, "write_data", PATH, "container"),
+        Row("GET", f"{files}/{{file}}", "read_data", PATH, "container"),
+        Row("DELETE", f"{files}/{{file}}", "delete_data", PATH, "container"),
+        Row("GET", f"{files}/{{file}}/content", "read_data", PATH, "container"),
+    ]
+    for part, reads in ((f"{thread}/messages", "list_data"), (f"{thread}/messages/{{message}}", "read_data")):
+        stored += [Row("GET", part, reads, PATH, "thread"), Row("POST", part, "write_data", PATH, "thread")]
+    return [
+        *stored,
+        Row("DELETE", f"{thread}/messages/{{message}}", "delete_data", PATH, "thread"),
+        Row("GET", f"{thread}/runs", "list_data", PATH, "thread"),
+        Row("GET", run, "read_data", PATH, "thread"),
+        Row("POST", run, "write_data", PATH, "thread"),
+        Row("GET", f"{run}/steps", "list_data", PATH, "thread"),
+        Row("GET", f"{run}/steps/{{step}}", "read_data", PATH, "thread"),
+        Row("POST", f"{run}/cancel", "cancel_job", PATH, "thread"),
+        *(Row("POST", path, "generate", _RUN, also=_IN_THREAD)
+          for path in ("/v1/threads/runs", f"{thread}/runs", f"{run}/submit_tool_outputs")),
+        Row("POST", f"{video}/remix", "generate", _RUN, also=(("video", "read_data"),)),
+    ]  # fmt: skip
 
 
 def _data_rows() -> list[Row]:
@@ -264,6 +320,7 @@ def _data_rows() -> list[Row]:
         Row("GET", f"{stores}/file_batches/{{batch}}", "read_data", PATH, "vector_store"),
         Row("POST", f"{stores}/file_batches/{{batch}}/cancel", "write_data", PATH, "vector_store"),
         Row("GET", f"{stores}/file_batches/{{batch}}/files", "list_data", PATH, "vector_store"),
+        *_assistant_rows(),
         Row("POST", jobs, "submit_training_job", _TRAINING, also=(("file", "read_data"),)),
         Row("GET", jobs, "read_job", EVERYTHING, "job"),
         Row("GET", f"{jobs}/{{id}}", "read_job", PATH, "job"),
@@ -291,6 +348,12 @@ _ADMIN: Final = (
     "abort_requests",
     "reset_prefix_cache",
     "reset_mm_cache",
+    "reset_encoder_cache",
+    "start_weight_update",
+    "start_draft_weight_update",
+    "finish_weight_update",
+    "update_weight_version",
+    "weight_checker",
     "collective_rpc",
     "start_profile",
     "stop_profile",
@@ -303,6 +366,7 @@ _READS: Final = (
     "is_sleeping",
     "is_paused",
     "get_world_size",
+    "weight_info",
     "docs",
     "openapi.json",
 )
@@ -314,6 +378,7 @@ ADAPTER: Final = Adapter(
         *_data_rows(),
         *(Row("POST", f"/{name}", "admin", SERVER, "server") for name in _ADMIN),
         *(Row("GET", f"/{name}", "read_metadata", SERVER, "server") for name in _READS),
+        Row("POST", "/is_scaling_elastic_ep", "read_metadata", SERVER, "server"),
         Row("GET", "/health", "health", SERVER, "server"),
         Row("GET", "/ping", "health", SERVER, "server"),
         Row("POST", "/ping", "health", SERVER, "server"),

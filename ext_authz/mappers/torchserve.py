@@ -18,12 +18,18 @@ from ext_authz.mappers.places import (
     message,
     message_fields,
     name_in,
+    path_meaning,
     told_meaning,
 )
 from ext_authz.mappers.query import parameters
 from ext_authz.model import Reason, Refusal
 
 _FORM_FIELDS: Final = frozenset({"model_name"})
+# The server looks at these words, and at a last `predict`, before it looks for what we would.
+_WORDS: Final = frozenset(
+    {"ping", "predictions", "explanations", "api-description", "invocations", "models", "workflows", "wfpredict",
+     "metrics", "v1", "v2"}
+)  # fmt: skip
 _REGISTERS: Final = (("model", "deploy_model"),)
 
 
@@ -72,12 +78,27 @@ def _plain(call: Call) -> Meaning | Refusal:
     """Names that hold `:` are cut at the first one by the V1 and V2 paths."""
     if ":" in call.captured["model"]:
         return Refusal(Reason.NO_ROUTE, "TorchServe would read another model")
-    return Meaning((Named("model", call.captured["model"], "", call.row.action),))
+    return _no_legacy(call)
+
+
+def _no_legacy(call: Call) -> Meaning | Refusal:
+    """Refuse a path that the server may read as the older form `/MODEL/predict` or `/MODEL/VERSION/predict`."""
+    if next(iter(call.captured.values())) == "predict":
+        return Refusal(Reason.NO_ROUTE, "TorchServe would read another model")
+    return path_meaning(call)
+
+
+def _legacy(call: Call) -> Meaning | Refusal:
+    if call.captured["model"] in _WORDS:
+        return Refusal(Reason.NO_ROUTE, "TorchServe would read no model")
+    return path_meaning(call)
 
 
 _REGISTER = Place("query `model_name` (absent, or a JSON body: any)", _register)
 _REGISTER_MESSAGE = Place("message field 5 (empty: any)", _register_grpc, Reads.MEANING)
 _PLAIN = Place("path", _plain)
+_NO_LEGACY = Place("path", _no_legacy)
+_LEGACY = Place("path", _legacy)
 _INVOKED = Place("query or form field `model_name` (neither, or not shown: any)", _invoked, Reads.MEANING, told_meaning)
 _NAMED = message(1, 2)
 _MODEL: Final = "/models/{model}"
@@ -96,23 +117,30 @@ ADAPTER: Final = Adapter(
         Row(EVERY, "/explanations/{model}/{version}", "explain", PATH),
         Row(EVERY, "/models/{model}/invoke", "infer", PATH),
         Row(EVERY, "/invocations", "infer", _INVOKED),
-        Row(EVERY, "/wfpredict/{workflow}", "infer", PATH, "workflow"),
+        Row(EVERY, "/wfpredict/{workflow}", "infer", _NO_LEGACY, "workflow"),
+        Row(EVERY, "/{model}/predict", "infer", _LEGACY),
+        Row(EVERY, "/{model}/{version}/predict", "infer", _LEGACY),
+        Row("OPTIONS", "/", "read_metadata", SERVER, "server"),
+        Row(EVERY, "/api-description", "read_metadata", SERVER, "server"),
+        Row("GET", "/v1/models/{model}", "health", _PLAIN),
         Row("POST", "/v1/models/{model}:predict", "infer", _PLAIN),
         Row("POST", "/v2/models/{model}/infer", "infer", _PLAIN),
         Row("POST", "/v2/models/{model}/explain", "explain", _PLAIN),
         Row("GET", "/models", "list_models", SERVER, "server"),
         Row("POST", "/models", "register_model", _REGISTER, also=_REGISTERS),
         Row("GET", _MODEL, "read_metadata", PATH),
+        Row("OPTIONS", _MODEL, "read_metadata", PATH),
         Row("PUT", _MODEL, "update_model", PATH),
         Row("DELETE", _MODEL, "undeploy_model", PATH),
         Row("GET", f"{_MODEL}/{{version}}", "read_metadata", PATH),
+        Row("OPTIONS", f"{_MODEL}/{{version}}", "read_metadata", PATH),
         Row("PUT", f"{_MODEL}/{{version}}", "update_model", PATH),
         Row("DELETE", f"{_MODEL}/{{version}}", "undeploy_model", PATH),
         Row("PUT", f"{_MODEL}/{{version}}/set-default", "update_model", PATH),
         Row("GET", "/workflows", "list_models", SERVER, "server", lists="workflow"),
         Row("POST", "/workflows", "register_model", EVERYTHING, "workflow"),
-        Row("GET", "/workflows/{workflow}", "read_metadata", PATH, "workflow"),
-        Row("DELETE", "/workflows/{workflow}", "undeploy_model", PATH, "workflow"),
+        Row("GET", "/workflows/{workflow}", "read_metadata", _NO_LEGACY, "workflow"),
+        Row("DELETE", "/workflows/{workflow}", "undeploy_model", _NO_LEGACY, "workflow"),
         Row(GRPC, f"{_INFERENCE}Ping", "health", SERVER, "server"),
         Row(GRPC, f"{_INFERENCE}Predictions", "infer", _NAMED),
         Row(GRPC, f"{_INFERENCE}StreamPredictions", "infer", _NAMED),

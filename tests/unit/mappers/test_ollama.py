@@ -35,6 +35,13 @@ def model(action, name="m"):
         ("hf.co/org/model:Q4_K_M", "hf.co/org/model:q4_k_m"),
         ("hf.co/library/model", "hf.co/library/model"),
         ("localhost:5000/me/m", "localhost:5000/me/m"),
+        ("llama3:Cloud", "llama3:cloud"),
+        ("llama3:8b-cloud", "llama3:8b-cloud"),
+        ("llama3:local", None),
+        ("me/llama3:LOCAL", None),
+        ("llama3:latest-cloud", None),
+        ("llama3:8b:local", None),
+        ("llama3:8b:cloud", None),
         ("", None),
         ("a/b/c/d", None),
         ("a:b:c", None),
@@ -94,6 +101,8 @@ def test_native_calls_read_the_model_or_its_older_name_whatever_the_content_type
         ("/v1/completions", "generate"),
         ("/v1/responses", "generate"),
         ("/v1/messages", "generate"),
+        ("/v1/images/generations", "generate"),
+        ("/v1/images/edits", "generate"),
         ("/v1/embeddings", "embed"),
     ],
 )
@@ -110,6 +119,11 @@ def test_compatible_calls_read_the_same_names(path, action):
         ("GET", "/api/version", [("server", "o", "", "read_metadata")]),
         ("GET", "/api/status", [("server", "o", "", "read_metadata")]),
         ("GET", "/api/tags", [("server", "o", "", "list_models")]),
+        ("HEAD", "/api/version", [("server", "o", "", "read_metadata")]),
+        ("HEAD", "/api/tags", [("server", "o", "", "list_models")]),
+        ("POST", "/api/me", [("server", "o", "", "admin")]),
+        ("POST", "/api/experimental/web_fetch", [("server", "o", "", "admin")]),
+        ("DELETE", "/api/user/keys/k", [("server", "o", "", "admin")]),
         ("GET", "/api/ps", [("server", "o", "", "list_models")]),
         ("HEAD", "/api/blobs/sha256:x", [("blob", "sha256:x", "", "read_metadata")]),
         ("POST", "/api/blobs/sha256:x", [("blob", "sha256:x", "", "write_data")]),
@@ -121,6 +135,22 @@ def test_compatible_calls_read_the_same_names(path, action):
 )
 def test_other_calls(method, path, expected):
     assert meaning(ROUTES, facts(method, path)) == expected
+
+
+def test_a_transcription_names_its_model_in_the_form_and_nowhere_else():
+    kind = {"content-type": "multipart/form-data; boundary=x"}
+    body = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\nM:latest\r\n--x--\r\n'
+    path = "/v1/audio/transcriptions"
+    assert meaning(ROUTES, facts("POST", path, body=body, headers=kind)) == model("generate")
+    # Go's FormValue takes the query's before the form's.
+    for bad in (
+        facts("POST", f"{path}?model=secret", body=body, headers=kind),
+        facts("POST", f"{path}?x=1", body=body, headers=kind),
+        facts("POST", path, body=b"model=m", headers={"content-type": "application/x-www-form-urlencoded"}),
+        facts("POST", path, headers=kind),
+        call("POST", path, {"model": "m"}),
+    ):
+        assert meaning(ROUTES, bad) == "ambiguous_body"
 
 
 def test_a_copy_and_a_creation_read_their_source():

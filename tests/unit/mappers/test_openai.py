@@ -118,6 +118,9 @@ def test_a_form_names_its_model_and_one_that_we_are_not_shown_may_name_any(path)
     assert meaning(ROUTES, facts("POST", path, body=body, headers=kind, partial="true")) == "ambiguous_body"
     assert meaning(ROUTES, facts("POST", path, body=b"--x", headers=kind)) == "ambiguous_body"
     assert meaning(ROUTES, post(path, {"model": "m"})) == model("generate")
+    for query in ("model=secret", "model=whisper", "Model=secret", "mod%65l=secret", "model[]=secret", "a=1&model="):
+        assert meaning(ROUTES, facts("POST", f"{path}?{query}", body=body, headers=kind)) == "ambiguous_body"
+    assert meaning(ROUTES, facts("POST", f"{path}?a=1", body=body, headers=kind)) == model("generate", "whisper")
     header = {**kind, "x-ai-eg-model": "secret"}
     assert meaning(ROUTES, facts("POST", path, body=body, headers=header)) == "ambiguous_body"
 
@@ -167,6 +170,29 @@ def test_a_deployment_in_the_path_decides_and_a_visible_body_may_not_differ(pref
         ("POST", "/v1/fine_tuning/jobs/j/cancel", [("job", "j", "", "cancel_job")]),
         ("POST", "/v1/fine_tuning/jobs/j/resume", [("job", "j", "", "submit_training_job")]),
         ("GET", "/v1/batches/b", [("job", "b", "", "read_job")]),
+        ("GET", "/v1/assistants", [("assistant", "*", "", "list_data")]),
+        ("POST", "/v1/assistants/a", [("assistant", "a", "", "write_data")]),
+        ("GET", "/v1/threads", "no_route"),
+        ("POST", "/v1/threads", [("thread", "*", "", "write_data")]),
+        ("GET", "/v1/threads/t", [("thread", "t", "", "read_data")]),
+        ("GET", "/v1/threads/t/messages", [("thread", "t", "", "list_data")]),
+        ("DELETE", "/v1/threads/t/messages/m", [("thread", "t", "", "delete_data")]),
+        ("POST", "/v1/threads/t/runs", [*model("generate", "*"), ("thread", "t", "", "write_data")]),
+        ("POST", "/v1/threads/runs", [*model("generate", "*"), ("thread", "*", "", "write_data")]),
+        (
+            "POST",
+            "/v1/threads/t/runs/r/submit_tool_outputs",
+            [*model("generate", "*"), ("thread", "t", "", "write_data")],
+        ),
+        ("POST", "/v1/threads/t/runs/r/cancel", [("thread", "t", "", "cancel_job")]),
+        ("GET", "/v1/threads/t/runs/r/steps/s", [("thread", "t", "", "read_data")]),
+        ("GET", "/v1/videos/v/content", [("video", "v", "", "read_data")]),
+        ("POST", "/v1/videos/v/remix", [*model("generate", "*"), ("video", "v", "", "read_data")]),
+        ("DELETE", "/v1/containers/c/files/f", [("container", "c", "", "delete_data")]),
+        ("POST", "/is_scaling_elastic_ep", [("server", "llm", "", "read_metadata")]),
+        ("POST", "/finish_weight_update", [("server", "llm", "", "admin")]),
+        ("GET", "/v1/organization/projects", "no_route"),
+        ("POST", "/v1/realtime/client_secrets", "no_route"),
         ("GET", "/v1/realtime?model=m", model("generate")),
         ("GET", "/v1/realtime?model=m&x=1", model("generate")),
         ("GET", "/v1/realtime", "ambiguous_body"),
