@@ -301,5 +301,10 @@ def mark_at(node: Node | None, path: Path, *, key: bool = False) -> Mark | None:
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return `, did you mean `x`?` for the nearest of `known`, or ""."""
-    near = difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)
-    return f", did you mean `{near[0]}`?" if near else ""
+    near = nearest(word, known)
+    return "" if near is None else f", did you mean `{near}`?"
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """Return the nearest of `known`, or None where none is near."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.6)), None)

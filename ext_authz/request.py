@@ -29,6 +29,7 @@ RESERVED_PREFIX: Final = "x-authz-"
 
 _METHODS: Final = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"})
 _BYTES_FIELDS: Final = frozenset({"rawBody", "raw_body", "rawValue", "raw_value"})
+_NESTED = re.compile(r"^(?:Failed to parse \w+ field: )+")
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/_-]*={0,2}\Z")
 # RFC 9110 5.6.2
 _TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+\Z")
@@ -87,7 +88,8 @@ def from_json(text: str) -> bytes:
     except RecursionError:
         raise ValueError("not a CheckRequest in proto JSON: nested too deeply") from None
     except (json_format.ParseError, ValueError) as error:
-        raise ValueError(f"not a CheckRequest in proto JSON: {error}") from None
+        reason = _NESTED.sub("", str(error)).partition("\n")[0].rstrip(".")
+        raise ValueError(f"not a CheckRequest in proto JSON: {reason[:1].lower()}{reason[1:]}") from None
     return message.SerializeToString()
 
 

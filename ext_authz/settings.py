@@ -62,7 +62,11 @@ def parse_count(value: object) -> int:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_COUNT:
         return value
-    raise mistake(f"{shown(value)} is not a whole number")
+    raise mistake(f"{shown(value)} is not a whole number{' of 0 or more' if _is_negative(value) else ''}")
+
+
+def _is_negative(value: object) -> bool:
+    return isinstance(value, str) and value.startswith("-") and bool(_INTEGER.match(value[1:]))
 
 
 def parse_duration(value: object) -> float:

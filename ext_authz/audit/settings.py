@@ -30,6 +30,8 @@ KEPT: Final = frozenset(
 def _sink(value: object) -> object:
     if isinstance(value, Settings):
         return value
+    if isinstance(value, str):
+        raise mistake(f"a sink is a mapping such as `{{type: {one_of(value, KINDS, 'a kind of sink')}}}`")
     if not isinstance(value, Mapping) or "type" not in value:
         raise mistake("a sink needs a `type`")
     return {**value, "type": one_of(value["type"], KINDS, "a kind of sink")}

@@ -108,7 +108,7 @@ def parse(text: str, file: str, resolve: Resolve, only: frozenset[str] | None = 
     nulls = _nulls(mapping, ())
     mistakes += [Diagnostic(mark, f"`{path[-1]}` has no value") for path, mark in nulls]
     unfilled = found.unset | {path for path, _ in nulls}
-    valid = _validate(prune(mapping, unfilled), mapping, file, found.places)
+    valid = _validate(prune(mapping, unfilled), mapping, file, found.places, follows=bool(unfilled))
     mistakes += valid.mistakes
     if valid.settings is not None:
         mistakes += broken_rules(valid.settings, valid.node, valid.gone | unfilled)
@@ -136,7 +136,7 @@ class _Valid:
     stood_in: bool
 
 
-def _validate(left: Node | None, whole: MappingNode, file: str, places: Mapping[Mark, str]) -> _Valid:
+def _validate(left: Node | None, whole: MappingNode, file: str, places: Mapping[Mark, str], *, follows: bool) -> _Valid:
     """Validate, and on mistakes cut them out until the rest is right; only the first round's mistakes are reported."""
     context = {"base": FilePath(file).parent}
     node: Node = left if left is not None else MappingNode((), whole.mark)
@@ -151,7 +151,7 @@ def _validate(left: Node | None, whole: MappingNode, file: str, places: Mapping[
             details = error.errors(include_url=False)
             gone = frozenset(error_path(node, each) for each in details)
             if wrong is None:
-                wrong, first_gone = diagnostics(error, Settings, node, whole, places), gone
+                wrong, first_gone = diagnostics(error, Settings, node, whole, places, follows=follows), gone
         node = prune(node, [path for path in gone if path]) or MappingNode((), whole.mark)
         if () in gone:
             # Something required at the top is missing, and only `policies` is required.

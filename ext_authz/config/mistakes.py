@@ -5,6 +5,7 @@ the environment or a file is never repeated, its source text is.
 Non-goal: deciding what is wrong (the settings models do).
 """
 
+import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Union, get_args, get_origin
@@ -12,7 +13,18 @@ from typing import Final, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, Scalar, Sequence, did_you_mean, mark_at
+from ext_authz.documents import (
+    Diagnostic,
+    MappingNode,
+    Mark,
+    Node,
+    Path,
+    Scalar,
+    Sequence,
+    did_you_mean,
+    mark_at,
+    nearest,
+)
 from ext_authz.settings import NOT_AVAILABLE, shown
 
 _WANTED: Final = {
@@ -26,15 +38,28 @@ _WANTED: Final = {
     "model_attributes_type": "a mapping",
     "dataclass_type": "a mapping",
 }
+_BOUNDS: Final = {
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "more than"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "less than"),
+}
 _SHORT: Final = 40
+_QUOTED = re.compile(r"`([a-z0-9_]+(?:: [^`]*)?)`")
 
 
 def diagnostics(
-    error: ValidationError, model: type[BaseModel], node: Node, whole: Node, sources: Mapping[Mark, str]
+    error: ValidationError,
+    model: type[BaseModel],
+    node: Node,
+    whole: Node,
+    sources: Mapping[Mark, str],
+    *,
+    follows: bool = False,
 ) -> list[Diagnostic]:
     """Place each error of validating `node`, which is `whole` less what was wrong before.
 
-    `sources` as in Substitution.places. What only follows from another mistake is left out.
+    `sources` as in Substitution.places; `follows`: other mistakes were reported before. What only follows from another mistake is left out.
     """
     details = error.errors(include_url=False)
     lengths = dict(_lengths(whole))
@@ -43,23 +68,36 @@ def diagnostics(
     for each in details:
         path = error_path(node, each)
         mark = mark_at(node, path, key=each["type"] == "extra_forbidden")
+        message = _message(each, model, path) + _unit(each, _at(node, path))
+        if each["type"] in ("setting", "value_error"):
+            mark = _named(_at(node, path), message) or mark
         if each["type"] == "too_short" and mark is not None and lengths.get(mark, 0) >= each["ctx"]["min_length"]:
             continue  # its items are the mistakes
         if each["type"] == "missing" and (path, each["loc"][-1]) in meant:
             continue  # a misspelt key is reported as such
-        message = _message(each, model, path)
         # A validator of a whole entry may quote any scalar within it.
         for value, source in _substituted(_at(node, path), sources):
             message = _hide(message, value, source)
         found.append(Diagnostic(mark, message))
-    # Never silent: where everything seems to follow from something else, what validation said stands.
-    return found or [Diagnostic(node.mark, _lower(each["msg"])) for each in details]
+    # Never silent: where everything seems to follow from something else, and nothing else is wrong, validation's word
+    # stands.
+    return found or ([] if follows else [Diagnostic(node.mark, _lower(each["msg"])) for each in details])
 
 
 def _at(node: Node, path: Path) -> Node:
     for step in path:
-        node = _child(node, step) or node
+        child = _child(node, step)
+        node = node if child is None else child
     return node
+
+
+def _named(node: Node, message: str) -> Mark | None:
+    """Return where the first key that the message names is written, when a validator of the whole mapping spoke."""
+    if isinstance(node, MappingNode):
+        for name in _QUOTED.findall(message):
+            if node.get(name.partition(":")[0]) is not None:
+                return node.key_mark(name.partition(":")[0])
+    return None
 
 
 def _substituted(node: Node, sources: Mapping[Mark, str]) -> Iterator[tuple[str, str]]:
@@ -84,8 +122,7 @@ def _lengths(node: Node) -> Iterator[tuple[Mark, int]]:
 
 def _meant(error: ErrorDetails, model: type[BaseModel], path: Path) -> tuple[Path, str]:
     """Return the container and the key that an unknown key is probably meant to be."""
-    near = did_you_mean(str(error["loc"][-1]), _known_keys(model, path[:-1]))
-    return path[:-1], near.removeprefix(", did you mean `").removesuffix("`?")
+    return path[:-1], nearest(str(error["loc"][-1]), _known_keys(model, path[:-1])) or ""
 
 
 def prune(node: Node, paths: Iterable[Path]) -> Node | None:
@@ -158,9 +195,21 @@ def _message(error: ErrorDetails, model: type[BaseModel], path: Path) -> str:
         return _wrong_shape(value, _WANTED[kind])
     if kind == "too_short":
         return f"`{name}` is an empty list" if not value else f"at least {context['min_length']} are wanted"
+    if kind in _BOUNDS:
+        bound, words = _BOUNDS[kind]
+        return f"`{name}` is {words} {_plain(context[bound])}"
     if kind == "too_long":
         return f"at most {context['max_length']} are allowed"
     return _lower(error["msg"])
+
+
+def _unit(error: ErrorDetails, node: Node) -> str:
+    """Return the unit of a bound on what is written as a duration."""
+    return "s" if error["type"] in _BOUNDS and isinstance(node, Scalar) and node.text[-1:].isalpha() else ""
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number == int(number) else str(number)
 
 
 def _about(name: str, message: str) -> str:

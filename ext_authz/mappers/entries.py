@@ -243,7 +243,7 @@ class _Reader:
         if name and name not in PROTOCOLS:
             value = self.node.get("protocol")
             mark = value.mark if value is not None else self.node.mark
-            known = f"{did_you_mean(name, PROTOCOLS)} (known: {', '.join(sorted(PROTOCOLS))})"
+            known = did_you_mean(name, PROTOCOLS) or f" (known: {', '.join(sorted(PROTOCOLS))})"
             self.mistakes.append(Diagnostic(mark, f"unknown protocol `{name}`{known}"))
         return PROTOCOLS.get(name)
 

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any, ClassVar, Final
 
+from ext_authz.documents import did_you_mean
 from ext_authz.model import Query
 from ext_authz.policy.grant import Grant, Remedy
 from ext_authz.policy.matching import names_several
@@ -23,6 +24,21 @@ SECOND_NS: Final = 1_000_000_000
 _LIBRARY: Final = "cel_expr_python.cel"
 _CLAIMS_VARIABLE: Final = "subject.claims"
 _PLACE = re.compile(r"ERROR: <input>:(\d+):(\d+): ([^\n]*)")
+_UNKNOWN_NAME = re.compile(r"undeclared reference to '([^']+)'")
+_NO_OVERLOAD = re.compile(r"found no matching overload for '([^']+)' applied to '\((.*)\)'")
+_SLIPS: Final = (
+    (re.compile(r"Syntax error: token recognition error at: '(=) "), "`{}` has no meaning here: equality is `==`"),
+    (re.compile(r"Syntax error: token recognition error at: '([\"'].*)'"), "the text {} is not closed"),
+    (re.compile(r"Syntax error: (?:mismatched|extraneous) input '(and)'"), "`{}` has no meaning here: write `&&`"),
+    (re.compile(r"Syntax error: (?:mismatched|extraneous) input '(or)'"), "`{}` has no meaning here: write `||`"),
+)
+# What an expression may call (https://github.com/google/cel-spec, standard definitions and macros), for suggestions.
+_FUNCTIONS: Final = (
+    *("all", "exists", "exists_one", "filter", "map", "has", "contains", "startsWith", "endsWith", "matches", "size"),
+    *("int", "uint", "double", "string", "bool", "bytes", "timestamp", "duration", "type", "dyn"),
+    *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
+    *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
+)
 _CLAIMS = re.compile(r"subject\.claims(?:\.([A-Za-z_]\w*)(?!\w|\s*\()|\[(?:\"([^\"\\]+)\"|'([^'\\]+)')\])?")
 
 
@@ -156,14 +172,40 @@ def _compile(expression: str) -> Any:  # noqa: ANN401  the library ships no type
         program = environment.compile(expression)
     except RuntimeError as error:
         place = _PLACE.search(str(error))
+        if "recursion limit" in str(error):
+            raise CelError("nested deeper than 32 levels") from None
         if place is None:
             raise CelError(str(error).partition("\n")[0][:200]) from None
         where = f"character {place[2]}" if place[1] == "1" else f"line {place[1]}, character {place[2]}"
-        reason = place[3].removesuffix(" (in container '')")
-        raise CelError(f"{reason[:1].lower()}{reason[1:200]} (at {where})") from None
+        raise CelError(f"{_words(place[3])} (at {where})") from None
     if program.return_type() not in (library.Type.BOOL, library.Type.DYN):
-        raise CelError(f"yields {program.return_type().name().lower()}, not true or false")
+        raise CelError(f"it yields {program.return_type().name().lower()}, not true or false")
     return program
+
+
+def _words(problem: str) -> str:
+    """Return what the compiler says in the words of the house; what it says of its own grammar is left out."""
+    if found := _UNKNOWN_NAME.match(problem):
+        return _unknown(found[1])
+    if found := _NO_OVERLOAD.match(problem):
+        return f"`{found[1].strip('_@').replace('_', ' ')}` does not take {' and '.join(found[2].split(', '))}"
+    if "'<EOF>'" in problem:
+        return "the expression ends where more is wanted"
+    for pattern, hint in _SLIPS:
+        if found := pattern.match(problem):
+            return hint.format(found[1])
+    reason = problem.partition(" expecting ")[0].removesuffix(" (in container '')")
+    return f"{reason[:1].lower()}{reason[1:200]}"
+
+
+def _unknown(name: str) -> str:
+    if name in _FUNCTIONS:
+        return f"`{name}` does not take these arguments"
+    known = (*_VARIABLES, _CLAIMS_VARIABLE) if "." in name else ("action", *_FUNCTIONS)
+    inside = next((each for each in _VARIABLES if each.startswith(f"{name}.")), None)
+    return (
+        f"unknown name `{name}`{did_you_mean(name, known) if inside is None else f', only what is in it: `{inside}`'}"
+    )
 
 
 @lru_cache(maxsize=1)

@@ -7,7 +7,7 @@ Non-goal: what a condition means (conditions.py, cel.py).
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ext_authz.documents import MappingNode, Node, Scalar, did_you_mean
+from ext_authz.documents import MappingNode, Node, Scalar, Sequence, did_you_mean
 from ext_authz.model import Risk
 from ext_authz.policy.cel import MAX_EXPRESSION, Cel, CelError
 from ext_authz.policy.conditions import (
@@ -67,6 +67,9 @@ def _time_window(reader: Reader, node: Node, windows: Windows) -> Condition | No
     if isinstance(node, MappingNode):
         window = reader.window(node, "`time_window`")
         return TimeWindow(window) if window else None
+    if isinstance(node, Sequence):
+        reader.mistake(node, "`time_window` is one window: further ones are conditions or policies of their own")
+        return None
     name = reader.text(node, "`time_window`")
     if name is None:
         return None

@@ -90,6 +90,9 @@ class Reader:
     def scalars(self, node: Node, what: str) -> Iterator[tuple[str, Scalar]]:
         """Yield the text of a scalar, or of each item of a list of scalars."""
         if not isinstance(node, Sequence):
+            if not isinstance(node, Scalar):
+                self.mistake(node, f"{what} must be text or a list of texts")
+                return
             items: tuple[Node, ...] = (node,)
         else:
             items = node.items
@@ -171,6 +174,9 @@ class Reader:
 
     def number(self, node: Node, what: str) -> int | float | None:
         """Return a whole or decimal number."""
+        if not isinstance(node, Scalar):
+            self.mistake(node, f"{what} must be a number")
+            return None
         text = self.text(node, what)
         if text is None:
             return None
@@ -256,7 +262,9 @@ class Reader:
         if text is None:
             return None
         if not zone_exists(text):
-            self.mistake(node, f"unknown time zone `{_short(text)}`{did_you_mean(text, _zone_names())}")
+            inside = next((name for name in _zone_names() if name.startswith(f"{text}/")), None)
+            hint = did_you_mean(text, _zone_names()) if inside is None else f"; it has several, such as `{inside}`"
+            self.mistake(node, f"unknown time zone `{_short(text)}`{hint}")
             return None
         return text
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load
+from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load, nearest
 from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
 from ext_authz.model import Auth
 from ext_authz.policy.collector import collector_paused
@@ -129,13 +129,15 @@ class _Policies:
         reader = self.reader
         marks: dict[str, Mark] = {}
         before = len(reader.mistakes)
+        meant: set[str | None] = set()
         for key, _ in node:
             marks[key.text] = key.mark
             if key.text not in POLICY_KEYS:
                 reader.unknown_key(key, POLICY_KEYS, "key of a policy")
+                meant.add(nearest(key.text, POLICY_KEYS))
         identifier = self._id(node, marks)
         effect = self._choice(node, "effect", Effect, Effect.ALLOW)
-        mode = self._choice(node, "mode", Mode, Mode.ENFORCE)
+        mode = self._choice(node, "mode", Mode, Mode.ENFORCE) or Mode.ENFORCE
         description = node.get("description")
         subjects, approved = self._subjects(node, marks)
         resources = self._resources(node, marks)
@@ -145,9 +147,9 @@ class _Policies:
             conditions += [each for each in read_conditions(reader, listed, self.windows) if each not in conditions]
         if effect is Effect.ALLOW:
             for name, anything in _ANYTHING.items():
-                if node.get(name) is None:
+                if node.get(name) is None and name not in meant:
                     reader.mistake(marks["id"], f"an allow policy has no `{name}`; any is written `{name}: {anything}`")
-        else:
+        elif effect is Effect.DENY:
             for name in ("ttl", "headers"):
                 if name in marks:
                     reader.mistake(marks[name], f"`{name}` belongs to an allow policy; a denial has none")
@@ -155,7 +157,7 @@ class _Policies:
         start, end = self._moment(node, "not_before"), self._moment(node, "not_after")
         ttl, headers = self._ttl(node), self._headers(node)
         text = None if description is None else self._description(description)
-        if len(reader.mistakes) > before:
+        if len(reader.mistakes) > before or effect is None:
             return
         self.found.append(
             Policy(
@@ -192,10 +194,13 @@ class _Policies:
         self.seen.setdefault(name, written.mark)
         return name
 
-    def _choice(self, node: MappingNode, key: str, kind: type[_Word], default: _Word) -> _Word:
+    def _choice(self, node: MappingNode, key: str, kind: type[_Word], default: _Word) -> _Word | None:
+        """Return the word that is written, `default` where none is, None where it is a mistake."""
         written = node.get(key)
-        text = None if written is None else self.reader.choice(written, [each.value for each in kind], f"`{key}`")
-        return default if text is None else kind(text)
+        if written is None:
+            return default
+        text = self.reader.choice(written, [each.value for each in kind], f"`{key}`")
+        return None if text is None else kind(text)
 
     def _description(self, node: Node) -> str | None:
         if isinstance(node, Scalar) and not node.is_null:

@@ -154,6 +154,8 @@ class _Case:
         claims = mapping.get("claims")
         if claims is not None and not isinstance(claims, MappingNode):
             reader.mistake(claims, "`claims` must be a mapping")
+        sets = {key: self._texts(mapping, key) for key in ("roles", "groups", "scopes")}
+        mfa = self._flag(mapping, "mfa")
         if len(reader.mistakes) > before or auth is None:
             return None
         subject_id = "anonymous:" if auth is Auth.ANONYMOUS else typed_subject(text["id"])
@@ -162,12 +164,12 @@ class _Case:
             name=_bare(subject_id),
             auth=auth,
             issuer=text["issuer"],
-            roles=self._texts(mapping, "roles"),
-            groups=self._texts(mapping, "groups"),
+            roles=sets["roles"],
+            groups=sets["groups"],
             org=text["org"],
-            scopes=self._texts(mapping, "scopes"),
+            scopes=sets["scopes"],
             claims=_typed(claims) if isinstance(claims, MappingNode) else {},
-            mfa=self._flag(mapping, "mfa"),
+            mfa=mfa,
             issued_at=self.clock // SECOND - age_ms // 1000 if age_ms is not None else None,
             workload=text["workload"] or (subject_id if auth is Auth.MTLS else ""),
             cert_fingerprint=text["cert_fingerprint"],
@@ -316,10 +318,8 @@ class _Case:
         reason = mapping.get("reason")
         choice = reader.choice(reason, [each.value for each in Reason], "reason") if reason is not None else None
         status = mapping.get("http_status")
-        if len(reader.mistakes) > before or decision is None:
-            return None
         expectation = Expectation(
-            decision=decision,
+            decision=decision or "",
             reason=Reason(choice) if choice is not None else None,
             policy=self._optional(mapping, "policy"),
             policies=self._list(mapping, "policies"),
@@ -332,7 +332,7 @@ class _Case:
             headers=self._headers(mapping.get("headers")),
             remove_headers=self._list(mapping, "remove_headers") or (),
         )
-        return expectation if len(reader.mistakes) == before else None
+        return expectation if len(reader.mistakes) == before and decision is not None else None
 
     def _ttl(self, node: Node | None) -> int | None:
         milliseconds = self.reader.duration_ms(node, "`ttl`") if node is not None else None

@@ -67,10 +67,15 @@ def _with_fixtures(reader: Reader, test: MappingNode, fixtures: Fixtures) -> Map
                 reader.mistake(
                     value, f"no {key.text} is called `{value.text}`{did_you_mean(value.text, sorted(known))}"
                 )
-            # Where it is unknown the test stands for nothing; the mistake keeps it from being run.
-            put = fixture if fixture is not None else MappingNode((), value.mark)
+            # Where it is unknown the test is about nobody; the mistake keeps it from being run.
+            put = fixture if fixture is not None else _nothing(key.text, value.mark)
         entries.append((key, put))
     return MappingNode(tuple(entries), test.mark)
+
+
+def _nothing(key: str, mark: Mark) -> MappingNode:
+    name = "id" if key == FIXTURES["subjects"] else "type"
+    return MappingNode(((Scalar(name, plain=True, mark=mark), Scalar("unknown", plain=True, mark=mark)),), mark)
 
 
 def _merged(base: MappingNode, row: MappingNode, number: int, instead: Collection[str]) -> MappingNode:

@@ -1,4 +1,4 @@
-"""Configurations with mistakes (tests/broken), each with its whole expected report.
+"""Configurations, policies and policy tests with mistakes (tests/broken), each with its whole expected report.
 
 `python tests/support/broken.py` writes the reports anew: read the difference before committing it.
 """
@@ -10,18 +10,29 @@ FOLDER = Path(__file__).parents[1] / "broken"
 CASES = sorted(each.name for each in FOLDER.iterdir() if each.is_dir())
 
 
+def has_tests(case: str) -> bool:
+    """Whether the mistakes of `case` are in its policy tests."""
+    return any((FOLDER / case).glob("*_test.yaml"))
+
+
 def report(case: str) -> str:
-    """Return what loading the configuration of `case` reports, as if from its folder."""
+    """Return what loading the configuration of `case`, and its policy tests, reports, as if from its folder."""
     from ext_authz import wiring
     from ext_authz.config import read_inputs
     from ext_authz.documents import DocumentError
+    from ext_authz.tools.case_reader import load_cases
 
     here = Path.cwd()
     os.chdir(FOLDER / case)
     try:
         draft = read_inputs(Path("ext-authz.yaml"), {})
         _, mistakes = wiring.attempt(draft)
-        return str(DocumentError(mistakes, draft.texts)) + "\n" if mistakes else ""
+        texts = {str(each): each.read_text() for each in sorted(Path().glob("*_test.yaml"))}
+        try:
+            load_cases(texts)
+        except DocumentError as error:
+            mistakes = (*mistakes, *error.diagnostics)
+        return str(DocumentError(mistakes, {**draft.texts, **texts})) + "\n" if mistakes else ""
     finally:
         os.chdir(here)
 

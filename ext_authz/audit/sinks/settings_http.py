@@ -72,7 +72,7 @@ class HttpSinkSettings(HttpBase):
     @model_validator(mode="after")
     def _fits(self) -> "HttpSinkSettings":
         if self.body == "array" and self.format in TEXT_FORMATS:
-            raise mistake(f"`{self.format}` is no JSON: it goes as `lines`")
+            raise mistake(f"`body: {self.body}` does not go with `{self.format}`: it is no JSON and goes as `lines`")
         return self
 
 

@@ -54,7 +54,7 @@ class SyslogSinkSettings(SinkBase):
     def _private(self) -> "SyslogSinkSettings":
         host = self.address.rpartition(":")[0].strip("[]")
         if self.transport == "tcp" and not (self.unsafe_plaintext or is_loopback(host)):
-            raise mistake("`tcp` beyond loopback: use `tls`, or say `unsafe_plaintext: true`")
+            raise mistake("`transport: tcp` beyond loopback: use `tls`, or say `unsafe_plaintext: true`")
         return self
 
     @property

@@ -44,7 +44,7 @@ routs: []
         (8, 19, found[8][2]),
         (9, 1, "unknown key `routs`, did you mean `routes`?"),
     ]
-    assert found[3][2].startswith("unknown protocol `opn-inference`, did you mean `open-inference`? (known: ")
+    assert found[3][2] == "unknown protocol `opn-inference`, did you mean `open-inference`?"
 
 
 @pytest.mark.parametrize(
@@ -99,9 +99,10 @@ def test_a_route_that_cannot_be_meant_is_refused(text, message):
 
 
 def test_an_unknown_protocol_is_refused_with_the_known_ones():
-    [message] = route("host: h, protocol: kubernets")
-    assert message.startswith("unknown protocol `kubernets`, did you mean `kubernetes`?")
-    assert "open-inference" in message
+    assert route("host: h, protocol: kubernets") == ["unknown protocol `kubernets`, did you mean `kubernetes`?"]
+    [message] = route("host: h, protocol: xyz")
+    assert message.startswith("unknown protocol `xyz` (known: anthropic, bedrock, ")
+    assert "open-inference, " in message
 
 
 @pytest.mark.parametrize(

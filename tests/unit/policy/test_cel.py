@@ -88,11 +88,20 @@ def test_a_walk_over_everything_twice_is_cut_off():
 @pytest.mark.parametrize(
     ("expression", "message"),
     [
-        ("subject.rolles == 1", "`cel`: undeclared reference to 'subject.rolles' (at character 8)"),
-        ("action == 1", "`cel`: found no matching overload for '_==_' applied to '(string, int)' (at character 8)"),
-        ("action", "`cel`: yields string, not true or false"),
-        ("subject", "`cel`: undeclared reference to 'subject' (at character 1)"),
-        ("context.approvals == 1", "`cel`: undeclared reference to 'context.approvals' (at character 8)"),
+        ("subject.rolles == 1", "`cel`: unknown name `subject.rolles`, did you mean `subject.roles`? (at character 8)"),
+        ("action == 1", "`cel`: `==` does not take string and int (at character 8)"),
+        ("action", "`cel`: it yields string, not true or false"),
+        ("subject", "`cel`: unknown name `subject`, only what is in it: `subject.id` (at character 1)"),
+        ("context.approvals == 1", "`cel`: unknown name `context.approvals` (at character 8)"),
+        ("actoin == 'x'", "`cel`: unknown name `actoin`, did you mean `action`? (at character 1)"),
+        ("size(1) == 1", "`cel`: `size` does not take int (at character 5)"),
+        ("subject.id.matches()", "`cel`: `matches` does not take these arguments (at character 19)"),
+        ("!(1 < 'a')", "`cel`: `<` does not take int and string (at character 5)"),
+        ("subject.mfa ? 1 : true", "`cel`: `? :` does not take bool and int and bool (at character 13)"),
+        ("!1 == 1", "`cel`: `!` does not take int (at character 1)"),
+        ("action = 'x'", "`cel`: `=` has no meaning here: equality is `==` (at character 8)"),
+        ("true or false", "`cel`: `or` has no meaning here: write `||` (at character 6)"),
+        ("true true", "`cel`: syntax error: extraneous input 'true' (at character 6)"),
         (
             "subject.claims.exists(c, true)",
             '`cel`: `subject.claims` must be followed by the claim: `subject.claims.team` or `subject.claims["team"]`',
@@ -111,7 +120,7 @@ def test_a_wrong_expression_is_a_mistake_at_load(expression, message):
         ("[a]", "`cel` must be an expression"),
         ("''", "`cel` must be an expression"),
         ("'" + "!" * 2048 + "true'", "`cel` is longer than 2048 characters"),
-        ("'" + "(" * 200 + "true" + ")" * 200 + "'", "`cel`: CANCELLED: Expression recursion limit exceeded"),
+        ("'" + "(" * 200 + "true" + ")" * 200 + "'", "`cel`: nested deeper than 32 levels"),
     ],
 )
 def test_what_is_no_expression_is_a_mistake(value, message):
@@ -121,8 +130,7 @@ def test_what_is_no_expression_is_a_mistake(value, message):
 
 def test_syntax_errors_say_where():
     (found,) = mistakes(policy('{cel: "action ==\\n  "}'))
-    assert "syntax error" in found
-    assert "(at character" in found
+    assert found.endswith(" `cel`: the expression ends where more is wanted (at character 10)")
 
 
 def test_the_claims_that_an_expression_reads_are_known():
