@@ -59,7 +59,8 @@ def diagnostics(
 ) -> list[Diagnostic]:
     """Place each error of validating `node`, which is `whole` less what was wrong before.
 
-    `sources` as in Substitution.places; `follows`: other mistakes were reported before. What only follows from another mistake is left out.
+    `sources` as in Substitution.places; `follows`: other mistakes were reported before.
+    What only follows from another mistake is left out.
     """
     details = error.errors(include_url=False)
     lengths = dict(_lengths(whole))

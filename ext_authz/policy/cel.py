@@ -203,9 +203,8 @@ def _unknown(name: str) -> str:
         return f"`{name}` does not take these arguments"
     known = (*_VARIABLES, _CLAIMS_VARIABLE) if "." in name else ("action", *_FUNCTIONS)
     inside = next((each for each in _VARIABLES if each.startswith(f"{name}.")), None)
-    return (
-        f"unknown name `{name}`{did_you_mean(name, known) if inside is None else f', only what is in it: `{inside}`'}"
-    )
+    hint = did_you_mean(name, known) if inside is None else f", only what is in it: `{inside}`"
+    return f"unknown name `{name}`{hint}"
 
 
 @lru_cache(maxsize=1)

@@ -92,7 +92,10 @@ def test_a_walk_over_everything_twice_is_cut_off():
         ("action == 1", "`cel`: `==` does not take string and int (at character 8)"),
         ("action", "`cel`: it yields string, not true or false"),
         ("subject", "`cel`: unknown name `subject`, only what is in it: `subject.id` (at character 1)"),
-        ("context.approvals == 1", "`cel`: unknown name `context.approvals` (at character 8)"),
+        (
+            "context.approvals == 1",
+            "`cel`: unknown name `context.approvals`, did you mean `context.risk`? (at character 8)",
+        ),
         ("actoin == 'x'", "`cel`: unknown name `actoin`, did you mean `action`? (at character 1)"),
         ("size(1) == 1", "`cel`: `size` does not take int (at character 5)"),
         ("subject.id.matches()", "`cel`: `matches` does not take these arguments (at character 19)"),
