@@ -27,6 +27,7 @@ LIFECYCLE: Final = "ext_authz.lifecycle/1"
 STATE: Final = "ext_authz.state/1"
 CHECKPOINT: Final = "ext_authz.checkpoint/1"
 GAP: Final = "ext_authz.gap/1"
+ALERT: Final = "ext_authz.alert/1"
 SHREDDED: Final = "segment_shredded"
 """The lifecycle event that says whose key is deleted: `segments`, by log one number."""
 RETENTION: Final = "retention"
@@ -271,6 +272,23 @@ def gap_event(count: int, *, log_id: str, seq: int, since_ns: int, until_ns: int
         "until": timestamp(until_ns),
     }
     return _line(event)
+
+
+def alert_event(
+    about: Mapping[str, Any], *, log_id: str, seq: int, now_ns: int, redaction: Redaction = NOTHING
+) -> bytes:
+    """Return the event of an alert: `about` has `alert`, `status` (firing or resolved), `detector`, `severity`, ….
+
+    It says what of it is known: `subject` is a verified identity, `claimed_subject` what somebody claimed to be.
+    """
+    event: dict[str, Any] = {
+        "schema": ALERT,
+        "event_id": f"{log_id}:{seq}",
+        "seq": seq,
+        "time": timestamp(now_ns),
+        **{name: plain(value) for name, value in about.items()},
+    }
+    return _line(redaction.apply(event) if redaction else event)
 
 
 def timestamp(ns: int) -> str:

@@ -7,7 +7,7 @@ segments comes once. Non-goal: proving that nothing is missing (`gaps` says only
 import heapq
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -48,6 +48,13 @@ class SegmentReader:
         self.at = max(at, HEADER_BYTES)
         self.segment: Segment | None = None
         self._opener = opener
+
+    def behind(self) -> bool:
+        """Whether the file has more than was read."""
+        try:
+            return self.file.path.stat().st_size > self.at
+        except OSError:
+            return False
 
     def open(self) -> Segment | None:
         """Return the opened segment; None while there is no whole header, or the file is gone.
@@ -102,8 +109,15 @@ class Trail:
     """
 
     def __init__(
-        self, paths: Iterable[Path], open_key: OpenKey | None = None, *, kinds: Collection[Kind] = (Kind.EVENT,)
+        self,
+        paths: Iterable[Path],
+        open_key: OpenKey | None = None,
+        *,
+        kinds: Collection[Kind] = (Kind.EVENT,),
+        places: Mapping[str, int] | None = None,
     ) -> None:
+        """`places`: where an earlier reader of the same paths had got to."""
+        self._places = dict(places or {})
         self.damaged = 0
         self.shredded: list[str] = []
         self.problems: list[str] = []
@@ -151,6 +165,10 @@ class Trail:
                 return
             pause()
 
+    def places(self) -> dict[str, int]:
+        """Say how far each file was read that is still there; true once `entries` was read to its end."""
+        return {str(path): at for log in self._logs.values() for path, at in log.places() if path.exists()}
+
     def gaps(self) -> list[str]:
         """Say where a log's numbers do not follow each other; call it after `entries` was read to its end."""
         return [f"{log.log_id}: {gap}" for log in self._logs.values() for gap in log.gaps]
@@ -184,14 +202,14 @@ class Trail:
             if segment is not None:
                 found.append(segment)
             elif str(path) not in self._logs:
-                self._logs[str(path)] = _Lines(path)
+                self._logs[str(path)] = _Lines(path, self._places.get(str(path), 0))
         for segment in found:
             key = f"{segment.path.parent}/{segment.log_id}"
             log = self._logs.get(key)
             if log is None:
                 log = self._logs[key] = _Sealed(segment.log_id, _rfc3339(segment.started))
             if isinstance(log, _Sealed):
-                log.add(segment, self._opener)
+                log.add(segment, self._opener, self._places.pop(str(segment.path), 0))
 
 
 class _Log:
@@ -204,6 +222,10 @@ class _Log:
         self._next = 0
 
     def entries(self, trail: Trail) -> Iterator[Entry]:
+        raise NotImplementedError
+
+    def places(self) -> Iterable[tuple[Path, int]]:
+        """Return each file and the offset behind what was read of it."""
         raise NotImplementedError
 
     def fresh(self, seq: int) -> bool:
@@ -223,15 +245,19 @@ class _Sealed(_Log):
         super().__init__(log_id, started)
         self._readers: dict[Path, SegmentReader] = {}
         self._lost: set[Path] = set()
-        self._begun = False
+        self._ended: set[Path] = set()
+        self._begun = self._resumed = False
 
-    def add(self, file: SegmentFile, opener: Opener) -> None:
+    def add(self, file: SegmentFile, opener: Opener, at: int) -> None:
         if file.path not in self._readers:
-            self._readers[file.path] = SegmentReader(file, opener)
+            self._readers[file.path] = SegmentReader(file, opener, at)
+
+    def places(self) -> Iterable[tuple[Path, int]]:
+        return [(path, reader.at) for path, reader in self._readers.items()]
 
     def entries(self, trail: Trail) -> Iterator[Entry]:
         for path, reader in sorted(self._readers.items(), key=lambda item: item[1].file.number):
-            if path in self._lost:
+            if path in self._lost or path in self._ended or not reader.behind():
                 continue
             try:
                 opened = reader.open()
@@ -249,9 +275,12 @@ class _Sealed(_Log):
             if not self._begun:
                 # Older segments were deleted in their time, or could not be read, which was said already.
                 self._next, self._begun = max(self._next, opened.header.first_seq), True
+                self._resumed = reader.at > HEADER_BYTES
             while found := reader.chunk():
                 for each in found:
                     yield from self._entry(each, trail)
+                    if isinstance(each, Record) and each.kind is Kind.SEAL:
+                        self._ended.add(path)
 
     def _lose(self, path: Path) -> None:
         self._lost.add(path)
@@ -260,7 +289,11 @@ class _Sealed(_Log):
     def _entry(self, each: Record | Damage, trail: Trail) -> Iterator[Entry]:
         if isinstance(each, Damage):
             trail.damaged += 1
-        elif (each.kind is not Kind.EVENT or self.fresh(each.seq)) and trail.wanted(each.kind):
+            return
+        if self._resumed and each.kind is Kind.EVENT:
+            # What stands before was read by another reader.
+            self._next, self._resumed = each.seq, False
+        if (each.kind is not Kind.EVENT or self.fresh(each.seq)) and trail.wanted(each.kind):
             event = trail.parsed(each.payload)
             if event is not None:
                 yield Entry(each.payload, event, each.kind)
@@ -269,10 +302,13 @@ class _Sealed(_Log):
 class _Lines(_Log):
     """A file of JSON lines, such as a sink's copy: nothing in it is authentic."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, at: int) -> None:
         super().__init__(str(path), "")
         self._path = path
-        self._at = 0
+        self._at = at
+
+    def places(self) -> Iterable[tuple[Path, int]]:
+        return [(self._path, self._at)]
 
     def entries(self, trail: Trail) -> Iterator[Entry]:
         for line in self._lines():

@@ -23,6 +23,7 @@ from ext_authz.authn.roles import RoleBindingSettings
 from ext_authz.authn.tokens import TokensSettings
 from ext_authz.bundle.settings import BundleSettings
 from ext_authz.headers import DEFAULT_HEADERS
+from ext_authz.monitor.settings import MonitorSettings
 from ext_authz.settings import (
     FilePath,
     Flag,
@@ -293,7 +294,7 @@ class Settings(Section):
     """Tokens minted here."""
     audit: AuditSettings = AuditSettings()
     """The audit trail and where it is delivered."""
-    monitor: Unavailable = None
-    """Detectors."""
+    monitor: MonitorSettings | None = None
+    """Detectors, and what follows from what they find. Without this section nothing is watched."""
     state: StateSettings = StateSettings()
     """Approvals, revocations and quarantines."""

@@ -6,11 +6,14 @@ Non-goal: what follows from findings, sinks of alerts, quarantine.
 
 import dataclasses
 import re
-from typing import Annotated, Any, Final, TypeVar, cast
+from typing import Annotated, Any, Final, Literal, TypeVar, cast
 
-from pydantic import BeforeValidator, Field, WithJsonSchema
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator
 
-from ext_authz.monitor.detectors import Params
+from ext_authz.audit.sinks.settings_base import one_of
+from ext_authz.audit.sinks.settings_webhooks import Webhook
+from ext_authz.monitor.alerts import AlertParams
+from ext_authz.monitor.detectors import NAMES, Params
 from ext_authz.monitor.detectors.baseline import Limits
 from ext_authz.monitor.detectors.clients import ClientParams
 from ext_authz.monitor.detectors.credentials import CredentialParams
@@ -19,7 +22,9 @@ from ext_authz.monitor.detectors.extraction import ExtractionParams
 from ext_authz.monitor.detectors.subjects import DormantParams, PairParams
 from ext_authz.monitor.detectors.times import TimeParams
 from ext_authz.monitor.detectors.volume import VolumeParams
-from ext_authz.settings import Count, Flag, NonEmptyText, Seconds, Settings, mistake, shown
+from ext_authz.monitor.risk import Response, RiskParams
+from ext_authz.settings import Count, Flag, NonEmptyText, Seconds, Settings, mistake, parse_text, shown
+from ext_authz.state.changes import typed_subject
 
 P = TypeVar("P")
 
@@ -27,6 +32,7 @@ _NUMBER: Final = re.compile(r"[0-9]{1,9}(?:\.[0-9]{1,6})?\Z")
 _TIME, _VOLUME, _STUFFING, _EXTRACTION = TimeParams(), VolumeParams(), CredentialParams(), ExtractionParams()
 _PAIR, _ENUMERATION, _PROBING, _CLIENT = PairParams(), EnumerationParams(), ProbingParams(), ClientParams()
 _DORMANT: Final = DormantParams()
+_RISK, _ALERT = RiskParams(), AlertParams()
 
 
 def parse_number(value: object) -> float:
@@ -47,11 +53,60 @@ Window = Annotated[Seconds, Field(ge=60, le=86_400)]
 Table = Annotated[Count, Field(ge=1000, le=10_000_000)]
 
 
+def _response(value: object) -> str:
+    return one_of(value, tuple(Response), "`alert`, `risk` or `quarantine`")
+
+
+def _subject(value: object) -> str:
+    text = parse_text(value)
+    if "*" in text[:-1]:
+        raise mistake(f"{shown(text)} has a `*` that is not its end")
+    if text == "*":
+        raise mistake("`*` is everybody: set no detector's `response` to `quarantine` instead")
+    return typed_subject(text)
+
+
+class QuarantineSettings(Settings):
+    """How long a quarantine by the monitor lasts, and how many there are at most."""
+
+    first: Annotated[Seconds, Field(ge=60, le=86_400)] = _RISK.first
+    """The first one of a subject; each further one lasts twice as long …"""
+    longest: Annotated[Seconds, Field(ge=60, le=86_400)] = _RISK.longest
+    """… up to this."""
+    percent: Annotated[Number, Field(ge=0, le=10)] = _RISK.percent
+    """How many of a day's subjects may be in quarantine at once; one in any case. Beyond there is only an alert."""
+
+
+class AlertSettings(Settings):
+    """How often what goes on is told."""
+
+    repeat: Annotated[Seconds, Field(ge=60, le=86_400)] = _ALERT.repeat
+    """An alert that goes on is told again this often."""
+    resolve_after: Annotated[Seconds, Field(ge=60, le=7 * 86_400)] = _ALERT.resolve
+    """It is resolved this long after the last finding."""
+    per_hour: Annotated[Count, Field(ge=1, le=10_000)] = _ALERT.per_hour
+    """Alerts of one detector in an hour; of more there is one summary."""
+    webhooks: tuple[Webhook, ...] = ()
+    """Where alerts are delivered to beside the audit sinks."""
+
+    @field_validator("webhooks")
+    @classmethod
+    def _distinct(cls, webhooks: tuple[Webhook, ...]) -> tuple[Webhook, ...]:
+        names: set[str] = set()
+        for each in webhooks:
+            if each.label in names:
+                raise mistake(f"two webhooks are called `{each.label}`: give one a `name`, its cursor goes by it")
+            names.add(each.label)
+        return webhooks
+
+
 class DetectorSettings(Settings):
     """What every detector has."""
 
     enabled: Flag = True
     """Whether it runs."""
+    response: Annotated[Literal["alert", "risk", "quarantine"], BeforeValidator(_response)] = "risk"
+    """What follows beside an alert: nothing, a risk of the subject, or a quarantine too."""
 
 
 class UnusualTimeSettings(DetectorSettings):
@@ -190,6 +245,16 @@ class DormantIdentitySettings(DetectorSettings):
 class MonitorSettings(Settings):
     """The `monitor:` section."""
 
+    enabled: Flag = True
+    """Whether this sidecar watches its own trail. `false` where `ext-authz monitor` watches for all."""
+    never_quarantine: tuple[Annotated[str, BeforeValidator(_subject)], ...] = ()
+    """Subjects that the monitor never quarantines; a `*` at the end stands for any rest."""
+    risk_half_life: Annotated[Seconds, Field(ge=60, le=30 * 86_400)] = _RISK.half_life
+    """After this time a finding weighs half: a lone one keeps its severity as risk for so long."""
+    quarantine: QuarantineSettings = QuarantineSettings()
+    """How long the monitor's quarantines last, and how many there are."""
+    alerts: AlertSettings = AlertSettings()
+    """How often what goes on is told, and to whom."""
     unusual_time: UnusualTimeSettings = UnusualTimeSettings()
     unusual_volume: UnusualVolumeSettings = UnusualVolumeSettings()
     credential_stuffing: CredentialStuffingSettings = CredentialStuffingSettings()
@@ -199,6 +264,20 @@ class MonitorSettings(Settings):
     privilege_probing: PrivilegeProbingSettings = PrivilegeProbingSettings()
     impossible_client_change: ClientChangeSettings = ClientChangeSettings()
     dormant_identity: DormantIdentitySettings = DormantIdentitySettings()
+
+    def responses(self) -> dict[str, Response]:
+        """Return what follows from each detector's findings."""
+        return {name: Response(getattr(self, name).response) for name in NAMES}
+
+    def risk_params(self) -> RiskParams:
+        """Return the parameters of risk and quarantine."""
+        how = self.quarantine
+        return RiskParams(self.risk_half_life, how.first, how.longest, percent=how.percent)
+
+    def alert_params(self) -> AlertParams:
+        """Return the parameters of alerts."""
+        how = self.alerts
+        return AlertParams(how.repeat, how.resolve_after, how.per_hour)
 
     def params(self) -> Params:
         """Return the parameters of the detectors; those that are off are None."""

@@ -39,6 +39,8 @@ from ext_authz.server.metrics import (
     KEYS_AGE,
     KEYS_USABLE,
     LEFT_ALONE,
+    MONITOR_LAG,
+    MONITOR_QUARANTINES,
     QUESTIONS,
     RELOADS,
     SINK_HELD,
@@ -53,6 +55,7 @@ from ext_authz.server.metrics import (
 from ext_authz.server.recorder import CONTROL, Recorder
 from ext_authz.server.reload import Reloader
 from ext_authz.server.transport import BindError
+from ext_authz.server.watching import open_monitor, webhooks
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_store
 from ext_authz.state.sqlite import SqliteStore
@@ -80,7 +83,7 @@ class Control:
         self._sink_news: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
         self._exporter = Exporter(
             audit,
-            open_sinks(settings.audit.sinks, audit),
+            [*open_sinks(settings.audit.sinks, audit), *webhooks(settings.monitor)],
             source=SealedSource(audit, keys.open),
             report=lambda *news: self._sink_news.put(news),
         )
@@ -109,6 +112,7 @@ class Control:
             settings.admin.listen,
             AdminPages(ready=self._not_ready, metrics=self._render, jwks=lambda: self._jwks, token=self._token),
         )
+        self._monitor = open_monitor(inputs, self._spool, keys.open, [audit], self._registry)
         self._store: SqliteStore | None = None
         self._store_problem = ""
         self._broken = False
@@ -120,6 +124,8 @@ class Control:
         self._recorder.lifecycle("start", details=self._bundles.details())
         self._committer.start()
         self._exporter.start()
+        if self._monitor is not None:
+            self._monitor.start()
         self._writer.start()
         self._keys.start()
         self._bundles.aim()
@@ -145,6 +151,8 @@ class Control:
         self._keys.stop()
         self._bundles.stop()
         self._asker.stop()
+        if self._monitor is not None:
+            self._monitor.stop()
         self._record_changes()
         self._record("stop")
         self._committer.stop()
@@ -262,6 +270,9 @@ class Control:
         now = time.time()
         self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
         self._registry.gauge(CHECKPOINT_AGE, self._spool.ledger.age(), CONTROL)
+        if self._monitor is not None:
+            self._registry.gauge(MONITOR_LAG, self._monitor.behind_seconds)
+            self._registry.gauge(MONITOR_QUARANTINES, self._monitor.quarantines)
         own = self._registry.snapshot(now)
         return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now), self._ages(now)], now)
 

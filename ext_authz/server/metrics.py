@@ -54,6 +54,10 @@ SINK_UP: Final = "ext_authz_audit_sink_up"
 SINK_HELD: Final = "ext_authz_audit_sink_held"
 SINK_LAG: Final = "ext_authz_audit_sink_lag_seconds"
 ALERTS: Final = "ext_authz_alerts_total"
+MONITOR_LAG: Final = "ext_authz_monitor_lag_seconds"
+MONITOR_QUARANTINES: Final = "ext_authz_monitor_quarantines"
+MONITOR_WITHHELD: Final = "ext_authz_monitor_withheld_total"
+MONITOR_ERRORS: Final = "ext_authz_monitor_errors_total"
 INTERNAL_ERRORS: Final = "ext_authz_internal_errors_total"
 CLOCK_SKEW: Final = "ext_authz_clock_skew_total"
 KEYS_AGE: Final = "ext_authz_jwks_age_seconds"
@@ -84,6 +88,10 @@ FAMILIES: Final[dict[str, Family]] = {
     SINK_HELD: Family("gauge", "Whether a sink waits for somebody to mend its configuration.", ("sink",)),
     SINK_LAG: Family("gauge", "Age of the oldest event that a sink does not have yet.", ("sink",)),
     ALERTS: Family("counter", "Alerts raised.", ("detector",)),
+    MONITOR_LAG: Family("gauge", "How far the monitor is behind the trail."),
+    MONITOR_QUARANTINES: Family("gauge", "Quarantines in force that a monitor imposed."),
+    MONITOR_WITHHELD: Family("counter", "Quarantines that the monitor did not impose, by why.", ("why",)),
+    MONITOR_ERRORS: Family("counter", "Events that a detector failed on, by kind of exception.", ("error",)),
     INTERNAL_ERRORS: Family("counter", "Checks that failed on a bug or an outage, by kind of exception.", ("error",)),
     CLOCK_SKEW: Family("counter", "Checks whose request time was over 60 s from this machine's clock."),
     KEYS_AGE: Family("gauge", "Seconds since an issuer's keys were last fetched.", ("issuer",)),

@@ -71,8 +71,10 @@ class Service:
         token_waits: TokenWaits | None = None,
         report_errors: bool = False,
         redaction: Redaction = NOTHING,
+        input_key: bytes = b"",
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
+        """`input_key` keys the hashes of bodies by which a monitor tells inputs apart; without it there are none."""
         self.snapshot: Snapshot | None = None
         self._read_state = read_state
         self._spool = spool
@@ -82,6 +84,7 @@ class Service:
         self._token_waits = token_waits
         self._report_errors = report_errors
         self._redaction = redaction
+        self._input_key = input_key
         self._strangers = Coalescer(self._write_coalesced)
         self._strangers_lock = threading.Lock()
         spool.on_look = self._flush_strangers
@@ -258,7 +261,7 @@ class Service:
         """Return what makes the event once its place in the trail is known."""
         claims = snapshot.policies.claims_read if snapshot is not None else _NO_CLAIMS
         log_id, key = self._spool.log_id, self._spool.query_key
-        redaction = self._redaction
+        redaction, input_key = self._redaction, self._input_key
         return lambda seq: decision_event(
             outcome,
             log_id=log_id,
@@ -267,6 +270,7 @@ class Service:
             query_key=key,
             redaction=redaction,
             coalesced=coalesced,
+            input_key=input_key,
         )
 
     def _write_coalesced(self, last: tuple[Outcome, Snapshot | None], count: int) -> bool:

@@ -39,9 +39,11 @@ from ext_authz.audit.sinks.settings_streams import (
     S3SinkSettings,
     SyslogSinkSettings,
 )
+from ext_authz.audit.sinks.settings_webhooks import SlackSettings, WebhookSettings
 from ext_authz.audit.sinks.splunk import SplunkSink
 from ext_authz.audit.sinks.stdout import StdoutSink
 from ext_authz.audit.sinks.syslog import SyslogSink
+from ext_authz.audit.sinks.webhooks import WebhookSink, alertmanager, slack
 
 
 def open_sinks(settings: Iterable[SinkSettings], directory: Path) -> list[Outlet]:
@@ -54,6 +56,26 @@ def open_sinks(settings: Iterable[SinkSettings], directory: Path) -> list[Outlet
         batch = Batch(each.batch.events, each.batch.bytes, each.batch.linger)
         outlets.append(Outlet(_open(each), batch))
     return outlets
+
+
+def open_webhooks(settings: Iterable[WebhookSettings]) -> list[Outlet]:
+    """Return the configured webhooks. Raises ValueError where a library is missing."""
+    outlets: list[Outlet] = []
+    for each in settings:
+        problem = missing(each.extra)
+        if problem is not None:
+            raise ValueError(problem)
+        batch = Batch(each.batch.events, each.batch.bytes, each.batch.linger)
+        outlets.append(Outlet(_webhook(each), batch))
+    return outlets
+
+
+def _webhook(settings: WebhookSettings) -> WebhookSink:
+    if isinstance(settings, SlackSettings):
+        http = Http(settings.url.get_secret_value(), seconds=settings.timeout)
+        return WebhookSink(f"alerts:{settings.label}", http, slack)
+    target = settings.url if urlsplit(settings.url).path not in ("", "/") else "/api/v2/alerts"
+    return WebhookSink(f"alerts:{settings.label}", _client(settings, compress=False), alertmanager, _target(target))
 
 
 def sink_problem(settings: SinkSettings, directory: Path) -> str | None:

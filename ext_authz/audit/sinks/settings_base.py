@@ -60,7 +60,8 @@ def _json_format(value: object) -> str:
     return one_of(value, JSON_FORMATS, "a format")
 
 
-def _url(value: object, schemes: tuple[str, ...] = ("http", "https")) -> str:
+def parse_url(value: object, schemes: tuple[str, ...] = ("http", "https")) -> str:
+    """Return a URL that holds no credentials; raises a mistake otherwise."""
     problem = f"is not a URL of {' or '.join(f'`{each}`' for each in schemes)}"
     if isinstance(value, str) and _VISIBLE.match(value):
         try:
@@ -92,11 +93,11 @@ def _header_name(value: object) -> str:
 
 
 def _redis_url(value: object) -> str:
-    return _url(value, ("rediss", "redis"))
+    return parse_url(value, ("rediss", "redis"))
 
 
 def _nats_url(value: object) -> str:
-    return _url(value, ("tls", "nats"))
+    return parse_url(value, ("tls", "nats"))
 
 
 def _address(value: object) -> str:
@@ -124,7 +125,7 @@ NatsUrl = Annotated[str, BeforeValidator(_nats_url), WithJsonSchema({"type": "st
 Address = Annotated[str, BeforeValidator(_address), WithJsonSchema({"type": "string"})]
 Name = Annotated[str, BeforeValidator(_subject), WithJsonSchema({"type": "string"})]
 Compression = Literal["none", "gzip"]
-Url = Annotated[str, BeforeValidator(_url), WithJsonSchema({"type": "string", "format": "uri"})]
+Url = Annotated[str, BeforeValidator(parse_url), WithJsonSchema({"type": "string", "format": "uri"})]
 Secret = Annotated[SecretStr, BeforeValidator(_secret), WithJsonSchema({"type": "string", "writeOnly": True})]
 HeaderName = Annotated[str, BeforeValidator(_header_name)]
 Timeout = Annotated[Duration, Field(gt=0, le=_MAX_TIMEOUT)]

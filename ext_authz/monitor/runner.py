@@ -1,0 +1,379 @@
+"""The monitor at work: events to detectors, findings to alerts, risk and quarantine.
+
+Law: what follows from a finding is recorded before the next event is read, and remembered only after that; no check
+waits for anything in here. Non-goal: what is unusual (detectors), and what it means for whom (risk.py, alerts.py).
+"""
+
+import hashlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ext_authz.audit.event import ALERT, alert_event, timestamp
+from ext_authz.audit.reader import Trail
+from ext_authz.audit.redact import NOTHING, Redaction
+from ext_authz.audit.sealing import OpenKey
+from ext_authz.audit.spool import AuditUnavailable, Spool
+from ext_authz.audit.trail import segments
+from ext_authz.envelope.errors import EnvelopeError
+from ext_authz.model import Risk
+from ext_authz.monitor.alerts import Alert, Alerts
+from ext_authz.monitor.detectors import Detectors
+from ext_authz.monitor.detectors.finding import Finding
+from ext_authz.monitor.detectors.seen import seen
+from ext_authz.monitor.feeds import Feed
+from ext_authz.monitor.held import BY, Held
+from ext_authz.monitor.memory import Memory
+from ext_authz.monitor.risk import SECOND, RiskBook, Verdict
+from ext_authz.monitor.settings import MonitorSettings
+from ext_authz.state import Store, StoreError
+from ext_authz.state.changes import Change, Kind
+
+TICK_SECONDS: Final = 0.25
+PAUSE_SECONDS: Final = 0.1
+SAVE_SECONDS: Final = 30.0
+RETRY_SECONDS: Final = 1.0
+CHANGES_A_TICK: Final = 50
+"""Risks that are written at once; the others a tick later."""
+OLD_NEWS_NS: Final = 3600 * SECOND
+"""When a trail is read for the first time, what is older teaches the detectors and raises no alert."""
+RENEWED: Final = 600
+"""A recorded risk is recorded again, longer, where that makes at least so many seconds."""
+_LEVELS: Final = {risk: place for place, risk in enumerate(Risk)}
+_MAX_REASON: Final = 1024
+_FORGIVEN_NS: Final = 86_400 * SECOND
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """Where a monitor works. `count(outcome, label)` is told of every alert, event and withheld quarantine."""
+
+    folder: Path
+    feed: Feed
+    open_store: Callable[[], Store]
+    spool: Spool
+    open_key: OpenKey
+    proxies: frozenset[str] = frozenset()
+    redaction: Redaction = NOTHING
+    count: Callable[[str, str], None] = lambda _outcome, _label: None
+    say: Callable[[str], None] = lambda _text: None
+    clock_ns: Callable[[], int] = time.time_ns
+
+
+class Monitor:
+    """One thread's work; `start` and `stop` from another."""
+
+    def __init__(self, settings: MonitorSettings, place: Surroundings) -> None:
+        self._place = place
+        self._feed = place.feed
+        self._clock_ns = place.clock_ns
+        key = hashlib.blake2b(b"detectors", key=place.spool.query_key[:64], digest_size=32).digest()
+        self._detectors = Detectors(settings.params(), key)
+        self._risk = RiskBook(settings.risk_params(), settings.responses(), settings.never_quarantine, place.proxies)
+        self._alerts = Alerts(settings.alert_params())
+        self._memory = Memory(place.folder, place.open_key)
+        self._held = Held()
+        self._store: Store | None = None
+        self._outbox: deque[Change | Alert] = deque()
+        self._told: set[str] = set()
+        self._first = False
+        self._ready = False
+        self._dirty = False
+        self._save_at = 0.0
+        self._tick_at = 0.0
+        self._problem = ""
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self.behind_seconds = 0.0
+
+    @property
+    def quarantines(self) -> int:
+        """How many quarantines of monitors are in force, as last read."""
+        return len(self._in_force())
+
+    def start(self) -> None:
+        """Go on in a daemon thread."""
+        if self._thread is not None:
+            raise RuntimeError("the monitor was started before")
+        self._thread = threading.Thread(target=self.run, name="monitor", daemon=True)
+        self._thread.start()
+
+    def stop(self, seconds: float = 10.0) -> None:
+        """Remember and end."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def run(self) -> None:
+        """Work until `stop`, or until the feed ends; whatever fails is said once and tried again."""
+        while True:
+            stopping = self._stop.is_set()
+            begun = time.monotonic()
+            try:
+                whole = self.step()
+                if stopping or self._feed.ended:
+                    if whole:
+                        self._save()
+                    return
+                # A look at a large trail costs: at most a tenth of the time.
+                pause = max(PAUSE_SECONDS, 9 * min(time.monotonic() - begun, 1.0) if not self._dirty else 0.0)
+            except (StoreError, AuditUnavailable, EnvelopeError, OSError, ValueError) as error:
+                if str(error) != self._problem:
+                    self._place.say(f"the monitor waits: {error}")
+                self._problem = str(error)
+                self._close_store()
+                if stopping:
+                    return
+                pause = RETRY_SECONDS
+            else:
+                self._problem = ""
+            self._stop.wait(pause)
+
+    def step(self) -> bool:
+        """Take in what there is; False where it was stopped before the end of that.
+
+        Raises what keeps it from going on; nothing is lost by that.
+        """
+        if not self._ready:
+            self._recall()
+        self._flush()
+        for event in self._feed.entries():
+            self._observe(event)
+            if time.monotonic() >= self._tick_at:
+                self._tick()
+            if self._stop.is_set() and not self._feed.ended:
+                return False  # what was read and is not remembered is read again
+        self._first = False
+        self.behind_seconds = 0.0
+        self._tick()
+        if self._dirty and time.monotonic() >= self._save_at:
+            self._save()
+        return True
+
+    def _observe(self, event: Mapping[str, Any]) -> None:
+        now_ns = self._clock_ns()
+        one = seen(event, now_ns)
+        if one is None:
+            return
+        self._dirty = True
+        self.behind_seconds = (now_ns - one.at_ns) / SECOND
+        if one.subject:
+            self._risk.count(one.subject, one.at_ns)
+        try:
+            found = self._detectors.see(one)
+        except Exception as error:  # noqa: BLE001  one event must not end the watch over all others
+            self._place.count("failed", type(error).__name__)
+            return
+        for finding in found:
+            if not (self._first and now_ns - finding.at_ns > OLD_NEWS_NS):
+                self._follow_up(finding, now_ns)
+
+    def _follow_up(self, finding: Finding, now_ns: int) -> None:
+        self._read_store()
+        verdict = self._risk.take(finding, now_ns, self._in_force())
+        if verdict.quarantine is not None:
+            self._outbox.append(
+                Change(
+                    Kind.QUARANTINE,
+                    BY,
+                    now_ns,
+                    reason=_printable(f"{finding.detector}: {finding.explanation}"),
+                    subject=verdict.quarantine.subject,
+                    expires_at=verdict.quarantine.ends_at,
+                )
+            )
+        if verdict.withheld is not None:
+            self._place.count("withheld", verdict.withheld)
+        self._outbox += self._alerts.take(finding, _done(verdict))
+        self._flush()
+
+    def _tick(self) -> None:
+        now_ns = self._clock_ns()
+        self._read_store()
+        self._outbox += self._alerts.due(now_ns)
+        self._flush()
+        self._held.prune(now_ns // SECOND)
+        self._risk.forget(now_ns)
+        self._publish(now_ns)
+        self._tick_at = time.monotonic() + TICK_SECONDS
+
+    def _flush(self) -> None:
+        """Do what is to be done, in order. Raises StoreError, AuditUnavailable; the rest waits."""
+        while self._outbox:
+            each = self._outbox[0]
+            if isinstance(each, Alert):
+                self._tell(each)
+            elif (each.expires_at or 0) > self._clock_ns() // SECOND and each.problem() is None:
+                self._opened().append(each)
+            self._outbox.popleft()
+            self._dirty = True
+
+    def _tell(self, alert: Alert) -> None:
+        if alert.key in self._told:
+            self._told.discard(alert.key)
+            return
+        spool, now_ns, about = self._place.spool, self._clock_ns(), record(alert)
+        spool.append(
+            lambda seq: alert_event(
+                about, log_id=spool.log_id, seq=seq, now_ns=now_ns, redaction=self._place.redaction
+            ),
+            again=True,
+        )
+        if alert.firing:
+            self._place.count("alert", alert.detector)
+
+    def _publish(self, now_ns: int) -> None:
+        """Bring the store to what is known here: never below it, and lower only what was recorded here."""
+        store, now = self._opened(), now_ns // SECOND
+        own = {subject: (risk, ends_at) for subject, risk, ends_at in self._risk.levels(now_ns)}
+        changes: list[Change] = []
+        for subject, (risk, ends_at) in sorted(own.items(), key=lambda item: -_LEVELS[item[1][0]]):
+            held = self._held.risks.get(subject)
+            known = _LEVELS[held.risk] if held is not None and held.ends_at > now else 0
+            lower = held is not None and held.ours and known > _LEVELS[risk]
+            longer = held is not None and known == _LEVELS[risk] and ends_at - held.ends_at >= RENEWED
+            if known < _LEVELS[risk] or lower or longer:
+                changes.append(Change(Kind.RISK, BY, now_ns, subject=subject, risk=risk, expires_at=ends_at))
+        changes += [
+            Change(Kind.RISK, BY, now_ns, subject=subject, withdraw=True)
+            for subject, held in self._held.risks.items()
+            if held.ours and held.ends_at > now and subject not in own
+        ]
+        for change in [each for each in changes if each.problem() is None][:CHANGES_A_TICK]:
+            store.append(change)
+        if changes:
+            self._dirty = True
+            self._read_store()
+
+    def _read_store(self) -> None:
+        now_ns = self._clock_ns()
+        for each in self._held.follow(self._opened()):
+            if now_ns - each.at_ns < _FORGIVEN_NS:
+                self._risk.forgive(each.subject, each.at_ns)
+                self._dirty = True
+
+    def _in_force(self) -> dict[str, int]:
+        now = self._clock_ns() // SECOND
+        found = {
+            subject: each.ends_at
+            for subject, each in list(self._held.quarantines.items())
+            if each.ends_at > now and each.monitored
+        }
+        waiting = (each for each in self._outbox if isinstance(each, Change))
+        return found | {each.subject: each.expires_at or 0 for each in waiting}
+
+    def _opened(self) -> Store:
+        if self._store is None:
+            self._store = self._place.open_store()
+        return self._store
+
+    def _close_store(self) -> None:
+        if self._store is not None:
+            self._store.close()
+            self._store = None
+            self._held.look_again()
+
+    def _recall(self) -> None:
+        """Remember what was saved, and what was told since. Raises KeyUnavailableError: better late than twice."""
+        try:
+            state = self._memory.load()
+        except ValueError as error:
+            self._place.say(f"the monitor begins anew: {error}")
+            state = None
+        self._first = state is None
+        own: dict[str, int] = {}
+        if state is not None:
+            anew = self._detectors.restore(state.get("detectors", {}))
+            if anew:
+                self._place.say(f"detectors that begin anew: {', '.join(anew)}")
+            for name, part in (("risk", self._risk), ("alerts", self._alerts)):
+                try:
+                    part.restore(state.get(name, {}))
+                except ValueError as error:
+                    self._place.say(f"the monitor's {name} begin anew: {error}")
+            self._feed.resume(state.get("place"))
+            own = dict(state.get("own", {}))
+        self._told = self._told_since(own)
+        self._ready = True
+
+    def _told_since(self, own: Mapping[str, int]) -> set[str]:
+        paths = [each.path for each in self._own_segments() if each.path.exists()]
+        told = set()
+        for entry in Trail(paths, self._place.open_key, places=own).entries():
+            event = entry.event
+            if event.get("schema") == ALERT:
+                told.add(f"{event.get('alert')}.{event.get('told')}")
+        return told
+
+    def _own_segments(self) -> list[Any]:
+        spool = self._place.spool
+        writer = spool.log_id.rsplit("-", 2)[0]
+        return [each for each in segments(spool.directory) if each.writer == writer]
+
+    def _save(self) -> None:
+        """Save everything; the next time not before it has cost a fiftieth of the time."""
+        begun = time.monotonic()
+        own = {}
+        for each in self._own_segments():
+            try:
+                own[str(each.path)] = each.path.stat().st_size
+            except OSError:
+                continue
+        self._memory.save(
+            {
+                "saved": timestamp(self._clock_ns()),
+                "place": self._feed.place(),
+                "own": own,
+                "detectors": self._detectors.snapshot(),
+                "risk": self._risk.snapshot(),
+                "alerts": self._alerts.snapshot(),
+            }
+        )
+        self._dirty = False
+        self._told.clear()
+        now = time.monotonic()
+        self._save_at = now + max(SAVE_SECONDS, 50 * (now - begun))
+
+
+def record(alert: Alert) -> dict[str, Any]:
+    """Return what an alert's event says."""
+    said: dict[str, Any] = {
+        "alert": alert.name,
+        "told": alert.told,
+        "status": "firing" if alert.firing else "resolved",
+        "detector": alert.detector,
+        "severity": alert.severity.value,
+        "explanation": alert.explanation,
+        "evidence": list(alert.evidence),
+        "findings": alert.findings,
+        "since": timestamp(alert.since_ns),
+        "last": timestamp(alert.last_ns),
+        "until": timestamp(alert.until_ns),
+    }
+    others = {
+        "subject": alert.subject,
+        "source": alert.source,
+        "claimed_subject": alert.claimed,
+        "about": alert.about,
+        "response": dict(alert.done),
+    }
+    return said | {name: value for name, value in others.items() if value}
+
+
+def _done(verdict: Verdict) -> dict[str, Any]:
+    done: dict[str, Any] = {}
+    if verdict.risk is not None:
+        done["risk"] = verdict.risk.value
+    if verdict.quarantine is not None:
+        done["quarantine_until"] = timestamp(verdict.quarantine.ends_at * SECOND)
+    if verdict.withheld is not None:
+        done["withheld"] = verdict.withheld.value
+    return done
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "�" for c in text)[:_MAX_REASON]

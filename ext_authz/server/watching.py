@@ -1,0 +1,62 @@
+"""The monitor of this sidecar, put together: its own trail in, its own log and the state store out.
+
+Law: settings that name no monitor start none. Non-goal: what the monitor does (ext_authz/monitor).
+"""
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from ext_authz.audit.delivery import Outlet
+from ext_authz.audit.redact import Redaction
+from ext_authz.audit.sealing import OpenKey
+from ext_authz.audit.sinks.opening import open_webhooks
+from ext_authz.audit.spool import Spool
+from ext_authz.config import Inputs
+from ext_authz.monitor.feeds import Feed, TrailFeed
+from ext_authz.monitor.runner import Monitor, Surroundings
+from ext_authz.monitor.settings import MonitorSettings
+from ext_authz.server import log
+from ext_authz.server.metrics import ALERTS, MONITOR_ERRORS, MONITOR_WITHHELD, Registry
+from ext_authz.state.opening import open_store
+
+_COUNTED = {"alert": ALERTS, "withheld": MONITOR_WITHHELD, "failed": MONITOR_ERRORS}
+
+
+def input_key(query_key: bytes) -> bytes:
+    """Return the trail's key for hashes of inputs, of its key for hashes of query strings."""
+    return hashlib.blake2b(b"inputs", key=query_key[:64], digest_size=32).digest()
+
+
+def webhooks(settings: MonitorSettings | None) -> list[Outlet]:
+    """Return where alerts are delivered to. Raises ValueError where a library is missing."""
+    return open_webhooks(settings.alerts.webhooks) if settings is not None else []
+
+
+def open_monitor(
+    inputs: Inputs, spool: Spool, open_key: OpenKey, trails: Iterable[Path], registry: Registry
+) -> Monitor | None:
+    """Return the monitor of `trails`, not started; None where the configuration wants none."""
+    settings = inputs.settings.monitor
+    if settings is None or not settings.enabled:
+        return None
+    return make_monitor(inputs, settings, spool, open_key, TrailFeed(trails, open_key), registry)
+
+
+def make_monitor(  # noqa: PLR0917  what surrounds it
+    inputs: Inputs, settings: MonitorSettings, spool: Spool, open_key: OpenKey, feed: Feed, registry: Registry
+) -> Monitor:
+    """Return a monitor of `feed`, not started."""
+    all_settings = inputs.settings
+    surroundings = Surroundings(
+        folder=all_settings.run_dir,
+        feed=feed,
+        open_store=lambda: open_store(all_settings.state, all_settings.run_dir),
+        spool=spool,
+        open_key=open_key,
+        proxies=frozenset(each for each in all_settings.server.trusted_proxies if isinstance(each, str)),
+        redaction=Redaction(all_settings.audit.redact),
+        count=lambda outcome, label: registry.count(_COUNTED[outcome], label),
+        say=lambda text: log.line("monitor", text),
+    )
+    return Monitor(settings, surroundings)
