@@ -256,14 +256,23 @@ class MonitorSettings(Settings):
     alerts: AlertSettings = AlertSettings()
     """How often what goes on is told, and to whom."""
     unusual_time: UnusualTimeSettings = UnusualTimeSettings()
+    """A subject at an hour of the week at which it never is."""
     unusual_volume: UnusualVolumeSettings = UnusualVolumeSettings()
+    """More requests for a type of resource in an hour than a subject ever made."""
     credential_stuffing: CredentialStuffingSettings = CredentialStuffingSettings()
+    """Many credentials that do not hold."""
     model_extraction: ModelExtractionSettings = ModelExtractionSettings()
+    """Distinct inputs to a model beyond what is usual."""
     new_pair: NewPairSettings = NewPairSettings()
+    """The first use of a sensitive resource, or the first change of a kind, by a subject known for long."""
     enumeration: EnumerationSettings = EnumerationSettings()
+    """Many distinct resources refused to one caller."""
     privilege_probing: PrivilegeProbingSettings = PrivilegeProbingSettings()
+    """Denied actions, each mightier than the one before."""
     impossible_client_change: ClientChangeSettings = ClientChangeSettings()
+    """One credential in many places at once."""
     dormant_identity: DormantIdentitySettings = DormantIdentitySettings()
+    """A subject that comes back after a long silence."""
 
     def responses(self) -> dict[str, Response]:
         """Return what follows from each detector's findings."""

@@ -24,12 +24,14 @@ class AlertmanagerSettings(HttpBase):
     """Prometheus' Alertmanager, API v2."""
 
     type: Literal["alertmanager"]
+    """Which kind it is."""
 
 
 class SlackSettings(SinkBase):
     """An incoming webhook of Slack, or of what takes the same messages."""
 
     type: Literal["slack"]
+    """Which kind it is."""
     url: Annotated[SecretStr, BeforeValidator(_secret_url), WithJsonSchema({"type": "string", "writeOnly": True})]
     """The webhook's URL, a secret: `${NAME}` or `${file:PATH}`."""
     timeout: Timeout = 30

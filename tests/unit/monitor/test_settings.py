@@ -3,13 +3,17 @@
 import pytest
 from pydantic import ValidationError
 
+from ext_authz.monitor.alerts import AlertParams
 from ext_authz.monitor.detectors import NAMES, Params
+from ext_authz.monitor.risk import RiskParams
 from ext_authz.monitor.settings import MonitorSettings
 
 
 def test_defaults_are_the_detectors_own():
     assert MonitorSettings().params() == Params()
-    assert tuple(MonitorSettings.model_fields) == NAMES
+    assert tuple(name for name in MonitorSettings.model_fields if name in NAMES) == NAMES
+    assert MonitorSettings().risk_params() == RiskParams()
+    assert MonitorSettings().alert_params() == AlertParams()
 
 
 def test_what_is_written_is_what_runs():

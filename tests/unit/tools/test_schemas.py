@@ -60,7 +60,7 @@ def test_every_example_policy_and_test_is_valid():
         "polices: {files: [a]}",
         "policies: {files: [a]}\nserver: {drian: 5s}",
         "policies: {files: [a]}\nserver: {drain: [5]}",
-        "policies: {files: [a]}\nmonitor: {}",
+        "policies: {files: [a]}\nmonitor: {enumeratoin: {}}",
         "policies: {files: [a]}\nserver: {transport: carrier-pigeon}",
     ],
 )
@@ -123,6 +123,8 @@ def _sources():
             yield path.read_text()
     # Policies and resources have readers called schema.py of their own.
     yield (ROOT / "ext_authz/policy/schema.py").read_text()
+    # Makes parameters of what was written.
+    yield (ROOT / "ext_authz/monitor/settings.py").read_text()
 
 
 @pytest.mark.parametrize("path", sorted({path for path, field in KEYS if refused(field)}), ids=".".join)
