@@ -4,12 +4,13 @@
 -- What cannot be filtered with certainty (compressed, too large, another shape) is answered by 502.
 
 local NAMESPACE = "envoy.filters.http.ext_authz"
+local OWN = "envoy.filters.http.lua"
 -- The listener buffers no more (per_connection_buffer_limit_bytes); beyond, Envoy itself answers 500.
 local MAX_BYTES = 1024 * 1024
 local MAX_DEPTH = 32
 
 -- Of a listing's object: the member that lists, and in each of its elements the first of these that is there.
--- An element that is a text is its own name.
+-- An element that is a text is its own name. Kubernetes and Ray, further below, have shapes of their own.
 local LISTS = {
   data = { "id" }, -- OpenAI, vLLM, Anthropic
   models = { "name", "modelName", "model", "id" }, -- KServe V1, Ollama, TorchServe
@@ -22,6 +23,10 @@ local LISTS = {
 local PATHS = {
   models = true, index = true, search = true, tags = true, ps = true, workflows = true, applications = true,
   RepositoryIndex = true,
+  -- Kubernetes
+  inferenceservices = true, trainedmodels = true, inferencegraphs = true, servingruntimes = true,
+  clusterservingruntimes = true, llminferenceservices = true, pipelines = true, experiments = true, servers = true,
+  seldondeployments = true, rayservices = true,
 }
 local IN_AN_ARRAY = { "name" } -- V2 repository index
 -- Members that name one element of the list (Anthropic's pages).
@@ -183,50 +188,129 @@ function Reader:value(depth)
   return nil, true
 end
 
--- Reads the array at the cursor; returns it with the elements that may be seen, as they stood.
-function Reader:filtered(names, visible)
+-- Reads the array (or null) at the cursor, each element by `name_of`; returns it with the elements that may be seen,
+-- as they stood.
+function Reader:filtered(name_of, visible)
+  if self:peek() == "n" then self:value(1) return "null" end
   local kept = {}
   self:array(1, function()
     self:space()
-    local start, name = self.at, nil
-    if self:peek() == "{" then
-      local found = {}
-      self:object(2, function(key) found[key] = self:value(3) end)
-      for _, each in ipairs(names) do
-        name = name or found[each]
-      end
-    else
-      name = self:value(2)
-    end
+    local start = self.at
+    local name = name_of(self)
     if not name then self:fail("an element without a name") end
     if visible(name) then kept[#kept + 1] = self.text:sub(start, self.at - 1) end
   end)
   return "[" .. table.concat(kept, ",") .. "]"
 end
 
+-- Returns a reader of elements that are named by the first of these members, or by themselves.
+local function named_by(names)
+  return function(reader)
+    if reader:peek() ~= "{" then return (reader:value(2)) end
+    local found, name = {}, nil
+    reader:object(2, function(key) found[key] = reader:value(3) end)
+    for _, each in ipairs(names) do
+      name = name or found[each]
+    end
+    return name
+  end
+end
+
+-- Returns a member of an object as it is to be shown.
+local function member(key, value)
+  return '"' .. key:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end) .. '":' .. value
+end
+
+-- Returns what stands at the cursor as it stood, its text, and whether it holds no other value.
+function Reader:as_it_stood(depth)
+  self:space()
+  local start = self.at
+  local text, plain = self:value(depth)
+  return self.text:sub(start, self.at - 1), text, plain
+end
+
+-- What a listing's members become: shape(reader, key, visible) returns the value to show and whether it is the list.
+local function plainly(reader, key, visible)
+  if LISTS[key] then return reader:filtered(named_by(LISTS[key]), visible), true end
+  local value, named, plain = reader:as_it_stood(2)
+  if not plain then reader:fail("another shape") end
+  if NAMES[key] and named and not visible(named) then value = "null" end
+  return value, false
+end
+
+-- Kubernetes: `namespace/name` of the metadata at the cursor.
+local function object_name(reader, depth)
+  local found = {}
+  reader:object(depth, function(key) found[key] = reader:value(depth + 1) end)
+  if found.namespace and found.namespace ~= "" then return found.name and found.namespace .. "/" .. found.name end
+  return found.name
+end
+
+local function object_itself(reader)
+  local name
+  reader:object(2, function(key)
+    if key == "metadata" then name = object_name(reader, 3) else reader:value(3) end
+  end)
+  return name
+end
+
+local function object_of_row(reader)
+  local name
+  reader:object(2, function(key)
+    if key ~= "object" then reader:value(3) return end
+    reader:object(3, function(inner)
+      if inner == "metadata" then name = object_name(reader, 4) else reader:value(4) end
+    end)
+  end)
+  return name
+end
+
+local SHAPES = {
+  kubernetes = function(reader, key, visible)
+    if key == "items" then return reader:filtered(object_itself, visible), true end
+    if key == "rows" then return reader:filtered(object_of_row, visible), true end -- kubectl's tables
+    if key == "columnDefinitions" then return (reader:as_it_stood(2)), false end
+    if key ~= "metadata" then return plainly(reader, key, visible) end
+    reader:space()
+    local start = reader.at
+    reader:object(2, function(inner)
+      local text, plain = reader:value(3)
+      if not plain then reader:fail("another shape") end
+      -- It holds the name of what comes next.
+      if inner == "continue" and text ~= "" then reader:fail("a page") end
+    end)
+    return reader.text:sub(start, reader.at - 1), false
+  end,
+  ray = function(reader, key, visible)
+    if key == "applications" then
+      local kept = {}
+      reader:object(2, function(name)
+        local value = reader:as_it_stood(3)
+        if visible(name) then kept[#kept + 1] = member(name, value) end
+      end)
+      return "{" .. table.concat(kept, ",") .. "}", true
+    end
+    if key == "target_groups" then reader:value(2) return "[]", false end -- whose routes do not say of whom they are
+    if key == "controller_info" or key == "http_options" or key == "grpc_options" or key == "proxies" then
+      return (reader:as_it_stood(2)), false
+    end
+    return plainly(reader, key, visible)
+  end,
+}
+
 -- Returns the body of a listing without what may not be seen; raises {why = …}.
-local function filter(text, visible)
+local function filter(text, visible, protocol)
   local reader = setmetatable({ text = text, at = 1 }, Reader)
-  local out = {}
+  local shape = SHAPES[protocol] or plainly
+  local out
   if reader:peek() == "[" then
-    out = reader:filtered(IN_AN_ARRAY, visible)
+    out = reader:filtered(named_by(IN_AN_ARRAY), visible)
   else
     local members, listed = {}, 0
     reader:object(1, function(key)
-      reader:space()
-      local start = reader.at
-      local value
-      if LISTS[key] then
-        listed = listed + 1
-        value = reader:filtered(LISTS[key], visible)
-      else
-        local named, plain = reader:value(2)
-        if not plain then reader:fail("another shape") end
-        value = reader.text:sub(start, reader.at - 1)
-        if NAMES[key] and named and not visible(named) then value = "null" end
-      end
-      members[#members + 1] = '"' .. key:gsub('[%c"\\]', function(c) return string.format("\\u%04x", c:byte()) end)
-        .. '":' .. value
+      local value, lists = shape(reader, key, visible)
+      if lists then listed = listed + 1 end
+      members[#members + 1] = member(key, value)
     end)
     if listed > 1 then reader:fail("two lists") end
     out = "{" .. table.concat(members, ",") .. "}"
@@ -292,7 +376,7 @@ end
 -- The filter ------------------------------------------------------------------------------------------------------
 
 -- Returns what stands in place of `text`; raises {why = …}. Nil: the answer lists nothing.
-local function replacement(headers, text, visible)
+local function replacement(headers, text, visible, protocol)
   local status = tonumber(headers:get(":status"))
   local coding = headers:get("content-encoding")
   local kind = headers:get("content-type") or ""
@@ -306,7 +390,7 @@ local function replacement(headers, text, visible)
     return filter_index(text, visible)
   end
   if not kind:lower():match("^application/json") then error({ why = "neither JSON nor gRPC" }, 0) end
-  return filter(text, visible)
+  return filter(text, visible, protocol)
 end
 
 local function put(handle, body, text)
@@ -331,8 +415,14 @@ end
 
 local function apply(handle, patterns, protocol)
   local visible = compile(patterns, protocol) -- before the body is waited for: metadata does not outlive the wait
+  local own = handle:streamInfo():dynamicMetadata():get(OWN)
+  if own and own["head"] then -- there is no body, and its length is the whole list's
+    put(handle, handle:body(true), "")
+    handle:headers():remove("content-length")
+    return
+  end
   local body = handle:body(true)
-  local result = replacement(handle:headers(), body:getBytes(0, body:length()), visible)
+  local result = replacement(handle:headers(), body:getBytes(0, body:length()), visible, protocol)
   if result then put(handle, body, result) end
 end
 
@@ -353,5 +443,6 @@ function envoy_on_request(handle)
     for _, name in ipairs({ "accept-encoding", "grpc-accept-encoding", "range", "if-none-match", "if-modified-since" }) do
       headers:remove(name)
     end
+    if headers:get(":method") == "HEAD" then handle:streamInfo():dynamicMetadata():set(OWN, "head", true) end
   end
 end

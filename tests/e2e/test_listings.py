@@ -23,16 +23,34 @@ routes:
   - {name: v1, host: v1.internal, protocol: kserve-v1}
   - {name: mlflow, host: mlflow.internal, protocol: mlflow}
   - {name: torch, host: torch.internal, protocol: torchserve}
+  - {name: kube, host: kube.internal, protocol: kubernetes}
+  - {name: ray, host: ray.internal, protocol: ray}
 """
 POLICIES = """\
 policies:
   - {id: lists, subjects: [{any: true}], resources: [{type: "*"}], actions: [list_models]}
-  - {id: fraud_team, subjects: [{role: fraud}], resources: [{type: model, id: [fraud, "fraud-*", llama3]}], actions: [infer, generate]}
+  - {id: fraud_team, subjects: [{role: fraud}], resources: [{type: model, id: [fraud, "fraud-*", llama3, ml/fraud, fraud-runtime]}], actions: [infer, generate]}
   - {id: all, subjects: [{role: admin}], resources: [{type: model}], actions: ["*"]}
   - {id: nobody_sees_fraud_board, effect: deny, actions: [infer, generate, read_metadata], resources: [{type: model, id: fraud-board}]}
 """
-HTTP_HOSTS = ("llm", "claude", "ollama", "v1", "mlflow", "torch")
+HTTP_HOSTS = ("llm", "claude", "ollama", "v1", "mlflow", "torch", "kube", "ray")
 SENTINEL = "churn"
+
+
+KUBE = "/apis/serving.kserve.io/v1beta1/namespaces/ml/inferenceservices"
+
+
+def isvc(name, namespace="ml"):
+    where = {} if namespace is None else {"namespace": namespace}
+    return {
+        "kind": "InferenceService",
+        "metadata": {"name": name, **where, "labels": {"name": "churn"}},
+        "spec": {"a": 1},
+    }
+
+
+def row(name):
+    return {"cells": [name, "True"], "object": {"kind": "PartialObjectMetadata", "metadata": isvc(name)["metadata"]}}
 
 
 class World:
@@ -122,6 +140,10 @@ def test_a_real_mlserver_lists_by_grpc_what_each_caller_may_use(world):
         ("mlflow", "/api/2.0/mlflow/model-versions/search", {"model_versions": [{"name": "churn", "version": "1"}, {"name": "fraud", "version": "3"}]}, {"model_versions": [{"name": "fraud", "version": "3"}]}),
         ("mlflow", "/api/2.0/mlflow/registered-models/search", {}, {}),
         ("torch", "/models", {"nextPageToken": "3", "models": [{"modelName": "fraud", "modelUrl": "f.mar"}, {"modelName": "churn", "modelUrl": "c.mar"}]}, {"nextPageToken": "3", "models": [{"modelName": "fraud", "modelUrl": "f.mar"}]}),
+        ("ollama", "/api/ps", {"models": None}, {"models": None}),
+        ("kube", KUBE, {"kind": "InferenceServiceList", "metadata": {"resourceVersion": "7", "continue": ""}, "items": [isvc("fraud"), isvc("churn"), isvc("fraud", "other"), isvc("fraud", None)]}, {"kind": "InferenceServiceList", "metadata": {"resourceVersion": "7", "continue": ""}, "items": [isvc("fraud"), isvc("fraud", None)]}),
+        ("kube", KUBE, {"kind": "Table", "metadata": {"resourceVersion": "7"}, "columnDefinitions": [{"name": "Name", "type": "string"}], "rows": [row("churn"), row("fraud")]}, {"kind": "Table", "metadata": {"resourceVersion": "7"}, "columnDefinitions": [{"name": "Name", "type": "string"}], "rows": [row("fraud")]}),
+        ("ray", "/api/serve/applications/", {"controller_info": {"actor_name": "c"}, "proxies": {"n": {"status": "HEALTHY"}}, "deploy_mode": "MULTI_APP", "applications": {"churn": {"name": "churn", "deployments": {}}, "fraud": {"name": "fraud", "deployments": {"d": {"name": "d"}}}}, "target_groups": [{"route_prefix": "/churn", "targets": []}]}, {"controller_info": {"actor_name": "c"}, "proxies": {"n": {"status": "HEALTHY"}}, "deploy_mode": "MULTI_APP", "applications": {"fraud": {"name": "fraud", "deployments": {"d": {"name": "d"}}}}, "target_groups": []}),
     ],
 )  # fmt: skip
 def test_the_answers_of_the_other_apis_are_filtered_in_their_shapes(world, host, path, body, kept):
@@ -173,6 +195,39 @@ def test_an_answer_of_another_shape_is_held_back_whole(world, body):
 
 
 @pytest.mark.parametrize(
+    ("host", "path", "body"),
+    [
+        ("kube", KUBE, {"metadata": {"continue": "Y2h1cm4"}, "items": []}),
+        ("kube", KUBE, {"metadata": {"managedFields": [{"name": "churn"}]}, "items": []}),
+        ("kube", KUBE, {"items": [{"metadata": {"namespace": "ml"}, "name": "churn"}]}),
+        ("kube", KUBE, {"items": [{"kind": "churn"}]}),
+        ("kube", KUBE, {"items": [], "rows": [row("churn")]}),
+        ("kube", KUBE, {"rows": [{"cells": ["churn"]}]}),
+        ("kube", KUBE, {"others": [isvc("churn")]}),
+        ("kube", KUBE, b'{"items":[{"metadata":{"name":"fraud","namespace":"ml"},"metadata":{"name":"churn"}}]}'),
+        ("ray", "/api/serve/applications/", {"applications": [{"name": "churn"}]}),
+        ("ray", "/api/serve/applications/", {"applications": {}, "others": {"churn": {}}}),
+        ("llm", "/v1/models", {"items": [isvc("churn")]}),
+        ("llm", "/v1/models", {"applications": {"churn": {}}}),
+    ],
+)
+def test_a_shape_of_another_server_or_with_names_elsewhere_is_held_back(world, host, path, body):
+    world.answers(body)
+    found = world.get(f"{host}.internal", path)
+    assert found.status_code == 502
+    assert SENTINEL not in found.text
+
+
+def test_a_head_of_a_listing_does_not_tell_how_long_the_whole_list_is(world):
+    world.answers({"models": [{"name": "churn"}]}, etag='"all"')
+    found = world.get("ollama.internal", "/api/tags", method="HEAD")
+    assert found.status_code == 200
+    assert world.fake.asked[-1].method == "HEAD"
+    assert int(found.headers.get("content-length", 0)) == 0
+    assert "etag" not in found.headers
+
+
+@pytest.mark.parametrize(
     ("status", "headers"),
     [
         (200, {"content_encoding": "gzip"}),
@@ -196,7 +251,9 @@ def test_a_larger_answer_than_the_filter_reads_is_held_back(world):
 
 def test_an_answer_of_a_thousand_models_is_filtered(world):
     world.answers({"data": [{"id": f"{'fraud' if n % 10 == 0 else 'churn'}-{n}", "n": n} for n in range(5000)]})
-    assert len(world.get("llm.internal", "/v1/models").json()["data"]) == 500
+    found = world.get("llm.internal", "/v1/models")
+    assert found.status_code == 200, found.text
+    assert len(found.json()["data"]) == 500
 
 
 def test_upstreams_are_asked_for_plain_answers_that_no_cache_of_another_caller_can_stand_for(world):
@@ -212,7 +269,7 @@ def test_upstreams_are_asked_for_plain_answers_that_no_cache_of_another_caller_c
 def test_the_upstream_learns_what_the_caller_may_see_and_cannot_be_told_otherwise(world):
     world.answers({"data": []})
     world.get("llm.internal", "/v1/models", headers={"x-authz-visible": "*"})
-    assert world.fake.asked[-1].headers["x-authz-visible"] == "fraud,fraud-*,!fraud-board,llama3"
+    assert world.fake.asked[-1].headers["x-authz-visible"] == "fraud,fraud-*,!fraud-board,llama3,ml/fraud"
 
 
 def test_an_error_of_the_upstream_and_a_denial_are_left_as_they_are(world):
