@@ -16,6 +16,8 @@ PACKAGES = {
         "lua-bitop", "lua-cjson",
     ),
     "nats-server": ("nats-server",),
+    "strace": ("strace", "libunwind8"),
+    "faketime": ("faketime", "libfaketime"),
     "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
 }  # fmt: skip
 """What to fetch for a program that is not installed."""

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import grpc
@@ -34,22 +34,25 @@ def cli(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
 class Sidecar:
-    """Starts at once; `ready()` waits for every listener's line."""
+    """Starts at once; `ready()` waits for every listener's line. `prefix` is a program that runs it."""
 
-    def __init__(self, configuration: Path) -> None:
+    def __init__(
+        self, configuration: Path, *, prefix: Sequence[str] = (), environment: Mapping[str, str] | None = None
+    ) -> None:
         self.configuration = configuration
         self.folder = configuration.parent
         with (self.folder / "stderr.log").open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "ext_authz", "serve", "-c", str(configuration)],
+                [*prefix, sys.executable, "-m", "ext_authz", "serve", "-c", str(configuration)],
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 cwd=self.folder,
+                env={**os.environ, **(environment or {})},
                 start_new_session=True,
             )
         self.lines: list[str] = []

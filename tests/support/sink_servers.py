@@ -51,6 +51,10 @@ class Rig:
     def received(self) -> list[str]:
         raise NotImplementedError
 
+    def copy(self) -> list[bytes]:
+        """Return the events as they arrived, in the native format, where the receiver keeps that."""
+        raise NotImplementedError
+
     def down(self) -> None:
         raise NotImplementedError
 
@@ -77,7 +81,17 @@ class FileRig(Rig):
         return {"type": "file", "path": self.folder / "events.jsonl"}
 
     def received(self) -> list[str]:
-        return [id_of(line) for line in (self.folder / "events.jsonl").read_bytes().splitlines()]
+        return [id_of(line) for line in self.copy()]
+
+    def copy(self) -> list[bytes]:
+        path = self.folder / "events.jsonl"
+        return path.read_bytes().splitlines() if path.exists() else []
+
+    def down(self) -> None:
+        pass
+
+    def up(self) -> None:
+        pass
 
 
 class HttpRig(Rig):
@@ -87,6 +101,7 @@ class HttpRig(Rig):
         super().__init__(folder)
         self.fault: Iterator[Reply | None] = itertools.repeat(None)
         self.kept: list[str] = []
+        self.lines: list[bytes] = []
         self.after: bool = False
         self.receiver = Receiver(self._answer, server_context(folder))
 
@@ -98,8 +113,15 @@ class HttpRig(Rig):
         return reply or good
 
     def keep(self, posted: Posted) -> Reply:
-        self.kept += [each["event_id"] for each in orjson.loads(posted.body)]
+        events = orjson.loads(posted.body)
+        self.lines += [orjson.dumps(each, option=orjson.OPT_SORT_KEYS) for each in events]
+        self.kept += [each["event_id"] for each in events]
         return Reply()
+
+    def copy(self) -> list[bytes]:
+        if len(self.lines) != len(self.kept):
+            raise NotImplementedError
+        return list(self.lines)
 
     def settings(self) -> dict[str, Any]:
         return {"type": "http", "url": self.receiver.url, **self.common()}
@@ -363,11 +385,14 @@ class RedisRig(ProcessRig):
         return redis.Redis(port=self.port, db=1, password="pw")
 
     def received(self) -> list[str]:
+        return [id_of(line) for line in self.copy()]
+
+    def copy(self) -> list[bytes]:
         with self.client() as client:
             logs = sorted(client.smembers("audit:logs"))
             entries = [entry for log in logs for entry in client.xrange(b"audit:" + log)]
         assert all(id_of(fields[b"event"]) == fields[b"event_id"].decode() for _, fields in entries)
-        return [fields[b"event_id"].decode() for _, fields in entries]
+        return [fields[b"event"] for _, fields in entries]
 
 
 class NatsRig(ProcessRig):
@@ -413,13 +438,16 @@ class NatsRig(ProcessRig):
         return asyncio.run(run())
 
     def received(self) -> list[str]:
-        async def read(stream: Any) -> list[str]:
+        return [id_of(line) for line in self.copy()]
+
+    def copy(self) -> list[bytes]:
+        async def read(stream: Any) -> list[bytes]:
             state = (await stream.stream_info("audit")).state
             found = []
             for seq in range(state.first_seq, state.last_seq + 1):
                 message = await stream.get_msg("audit", seq)
                 assert message.headers["Nats-Msg-Id"] == id_of(message.data)
-                found.append(id_of(message.data))
+                found.append(message.data)
             return found
 
         return list(self.ask(read))
@@ -557,10 +585,13 @@ input(type="imtcp" port="{self.port}" address="127.0.0.1")
         }  # fmt: skip
 
     def received(self) -> list[str]:
+        return [id_of(line) for line in self.copy()]
+
+    def copy(self) -> list[bytes]:
         path = self.folder / "messages"
         lines = path.read_bytes().splitlines() if path.exists() else []
         found = [re.fullmatch(rb"<\d+>1 \S+ \S+ ext-authz \S+ \S+ - (\{.*\})", line) for line in lines]
-        return [id_of(each[1]) for each in found if each]
+        return [each[1] for each in found if each]
 
 
 RIGS: dict[str, type[Rig]] = {
