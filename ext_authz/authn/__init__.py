@@ -286,11 +286,15 @@ class Chain:
 
 
 def _revocation(identity: Identity, presented: Presented, state: State) -> Refusal | None:
-    """Return the refusal where a revocation hits the principal or any certificate presented with it."""
+    """Return the refusal where a revocation hits the principal or any certificate presented with it.
+
+    A token whose issuer does not say when it was issued may be older than whatever a revocation names.
+    """
+    issued_at = 0 if identity.issued_at is None and identity.auth is Auth.JWT else identity.issued_at
     found = state.revocation_of(
         subject_id=identity.id,
         issuer=identity.issuer,
-        issued_at=identity.issued_at,
+        issued_at=issued_at,
         token_id=identity.token_id,
         cert_fingerprint=identity.cert_fingerprint,
         cert_serial=identity.cert_serial,

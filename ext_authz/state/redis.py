@@ -20,14 +20,28 @@ SECONDS: Final = 2.0
 MAX_PAYLOAD: Final = 64 * 1024
 _CONTEXT: Final = b"ext_authz.state/1\0"
 
+# Returns the log's name; a log of which a part is gone (evicted, trimmed) begins anew under another one, so that
+# every host gives it what it knows. Rows that a stranger added are no loss.
+_NAME: Final = """
+local name = redis.call('GET', KEYS[1])
+local lost = redis.call('XLEN', KEYS[2]) < redis.call('SCARD', KEYS[3])
+if name and not lost then return name end
+if lost then redis.call('DEL', KEYS[2], KEYS[3]) end
+redis.call('SET', KEYS[1], ARGV[1])
+return ARGV[1]
+"""
 # 1: the log's name as the caller knows it; then origin and payload of each row. Returns -1 for another log.
+# What a script did before an error stays done, so that an origin is only noted once its row is there.
 _GIVE: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return -1 end
+local last = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+local place = last and tonumber(string.match(last[1], '^%d+')) or 0
 local added = 0
 for i = 2, #ARGV, 2 do
-  if redis.call('SADD', KEYS[3], ARGV[i]) == 1 then
-    local place = redis.call('INCR', KEYS[4])
-    redis.call('XADD', KEYS[2], place .. '-0', 'o', ARGV[i], 'r', ARGV[i + 1])
+  if redis.call('SISMEMBER', KEYS[3], ARGV[i]) == 0 then
+    place = place + 1
+    redis.call('XADD', KEYS[2], string.format('%.0f-0', place), 'o', ARGV[i], 'r', ARGV[i + 1])
+    redis.call('SADD', KEYS[3], ARGV[i])
     added = added + 1
   end
 end
@@ -69,16 +83,12 @@ class RedisLog:
             raise StoreError(f"`state.url`: {error}") from None
         self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         self._secret = secret
-        self._keys = [f"{prefix}:{part}" for part in ("log", "changes", "origins", "last")]
+        self._keys = [f"{prefix}:{part}" for part in ("log", "changes", "origins")]
         self.refused = 0
 
     def name(self) -> str:
-        """Return the log's name, made where it has none yet. Raises StoreError."""
-        named = self._call("GET", self._keys[0])
-        if named is None:
-            self._call("SET", self._keys[0], uuid.uuid4().hex, "NX")
-            named = self._call("GET", self._keys[0])
-        return _text(named)
+        """Return the log's name, made where it has none yet, or where a part of the log is gone. Raises StoreError."""
+        return _text(self._call("EVAL", _NAME, 3, *self._keys, uuid.uuid4().hex))
 
     def renamed(self, known: str) -> str:
         """Give the log another name unless somebody else did since it was `known`; return its name."""
@@ -94,7 +104,7 @@ class RedisLog:
         arguments: list[str | bytes] = [log]
         for row in rows:
             arguments += (str(row.origin), self._seal(row))
-        added = int(self._call("EVAL", _GIVE, 4, *self._keys, *arguments))
+        added = int(self._call("EVAL", _GIVE, 3, *self._keys, *arguments))
         return None if added < 0 else added
 
     def take(self, after: int, limit: int, wait_ms: int) -> list[tuple[int, Row | None]]:

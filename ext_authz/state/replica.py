@@ -92,10 +92,13 @@ class ReplicaStore(SqliteStore):
         with self._lock, as_store_error(self.path):
             self._check()
             with self._transaction("IMMEDIATE"):
-                clock = int(self._db.execute("SELECT clock FROM shared").fetchone()[0])
-                stamped = replace(change, at_ns=max(change.at_ns, clock + 1))
-                row = self._insert(_text(stamped.record()))
-                self._advance(stamped.at_ns)
+                try:
+                    stamped = replace(change, at_ns=self._next(change))
+                    row = self._insert(_text(stamped.record()))
+                    self._advance(stamped.at_ns)
+                except BaseException:
+                    self._forget()
+                    raise
             self._appended += 1
         return replace(stamped, id=row)
 
@@ -170,7 +173,7 @@ class ReplicaStore(SqliteStore):
                 try:
                     taken = self._take(log, rows)
                 except BaseException:
-                    self._known, self._known_to = {}, 0  # what was learned may be rolled back
+                    self._forget()
                     raise
             if taken:
                 self._appended += 1
@@ -213,7 +216,7 @@ class ReplicaStore(SqliteStore):
         )
         self._db.execute("UPDATE store SET id = ?", (uuid.uuid4().hex,))
         self._db.execute("UPDATE shared SET given = 0, again = (SELECT coalesce(max(id), 0) FROM changes)")
-        self._known, self._known_to = {}, 0
+        self._forget()
         self._learn()
         return False
 
@@ -234,6 +237,21 @@ class ReplicaStore(SqliteStore):
                 "INSERT INTO origins VALUES (?, ?, ?, ?)", (number, origin.host, origin.number, int(repeats))
             )
         return number
+
+    def _next(self, change: Change) -> int:
+        """Return when a change recorded now is made: after all that is known here.
+
+        Of what a host recorded whose clock was far ahead, that is what it is about alone, or the one wrong clock would
+        be everybody's.
+        """
+        self._learn()
+        clock = int(self._db.execute("SELECT clock FROM shared").fetchone()[0])
+        same = (at_ns for at_ns, _, _ in self._known.get(_key(change), ()))
+        return max(change.at_ns, clock + 1, 1 + max(same, default=0))
+
+    def _forget(self) -> None:
+        """Unlearn: what was learned may be rolled back."""
+        self._known, self._known_to = {}, 0
 
     def _advance(self, at_ns: int) -> None:
         if at_ns <= self._clock_ns() + MAX_AHEAD_NS:

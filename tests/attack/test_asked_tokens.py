@@ -9,7 +9,7 @@ from issuer_server import BROKEN, IssuerServer
 from proofs import presented, thumbprint
 from running_service import SCORER
 from served import TRANSPORTS, refused, token
-from served_asking import CLUSTER, ServedAsking, configuration
+from served_asking import CLUSTER, OPAQUE, ServedAsking, configuration
 
 from ext_authz.state import Revocations, State
 
@@ -217,3 +217,18 @@ def test_nobody_waits_where_too_many_wait_already(tmp_path, issuer):
     refused(one.token(issuer.grant("opaque-1")), "invalid_token", "no answer from its issuer yet")
     assert issuer.asked == []
     one.close()
+
+
+@pytest.mark.parametrize("how", ["subject", "issuer"])
+def test_tokens_whose_issuer_does_not_say_when_they_were_issued_are_hit_by_a_revocation_of_older_ones(
+    tmp_path, issuer, how
+):
+    revoked = {"sub:alice": (int(time.time()), "revocation 1: stolen")} if how == "subject" else {}
+    every = {OPAQUE: (int(time.time()), "revocation 1: stolen")} if how == "issuer" else {}
+    state = State(revocations=Revocations(subjects_before=revoked, issuers_before=every))
+    served = ServedAsking(tmp_path, "grpcio", configuration(issuer), state)
+    try:
+        refused(served.token(issuer.grant("opaque-1", iat=None)), "revoked", "revocation 1: stolen")
+        assert served.token(issuer.grant("opaque-2", iat=int(time.time()) + 20))[0].allowed
+    finally:
+        served.close()
