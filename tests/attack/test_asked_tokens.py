@@ -76,7 +76,9 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("claims", "detail"), SAID, ids=[str(each[0]) for each in SAID])
+@pytest.mark.parametrize(
+    ("claims", "detail"), SAID, ids=[f"{number}-{' '.join(each[0])}" for number, each in enumerate(SAID)]
+)
 def test_what_an_issuer_says_is_looked_at_as_a_jwts_claims_are(served, issuer, claims, detail):
     refused(served.token(issuer.grant("opaque-1", **claims)), "invalid_token", detail)
 
