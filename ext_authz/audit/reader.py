@@ -104,7 +104,8 @@ class Trail:
     """The events of some folders (each a `run_dir` or a trail) and files (segments, or any JSON lines).
 
     `open_key` gives the key when a segment is met; `kinds` are the frames wanted. While reading, `damaged` counts
-    what was no event, `shredded` names segments whose key was deleted, `problems` those that did not open.
+    what was no event, `shredded` names segments whose key was deleted, `problems` those that did not open. Segments in
+    folders that were last written before `since` (Unix seconds) are passed over.
     Raises FileNotFoundError where a path does not exist.
     """
 
@@ -115,6 +116,7 @@ class Trail:
         *,
         kinds: Collection[Kind] = (Kind.EVENT,),
         places: Mapping[str, int] | None = None,
+        since: float = 0,
     ) -> None:
         """`places`: where an earlier reader of the same paths had got to."""
         self._places = dict(places or {})
@@ -134,6 +136,8 @@ class Trail:
             else:
                 raise FileNotFoundError(2, "No such file or directory", str(path))
         self._logs: dict[str, _Log] = {}
+        self._since = since
+        self._past: set[Path] = set()
 
     def entries(self) -> Iterator[Entry]:
         """Return every event that was not returned before, in order of time; to be read to its end.
@@ -196,7 +200,7 @@ class Trail:
             heapq.heappush(heap, (entry.time, next(counter), entry, rest))
 
     def _discover(self) -> None:
-        found = [segment for folder in self._folders for segment in segments(folder)]
+        found = [segment for folder in self._folders for segment in segments(folder) if self._recent(segment.path)]
         for path in self._files:
             segment = segment_of(path)
             if segment is not None:
@@ -210,6 +214,19 @@ class Trail:
                 log = self._logs[key] = _Sealed(segment.log_id, _rfc3339(segment.started))
             if isinstance(log, _Sealed):
                 log.add(segment, self._opener, self._places.pop(str(segment.path), 0))
+
+    def _recent(self, path: Path) -> bool:
+        if not self._since:
+            return True
+        if path in self._past:
+            return False
+        try:
+            recent = path.stat().st_mtime >= self._since
+        except FileNotFoundError:
+            return False
+        if not recent:
+            self._past.add(path)
+        return recent
 
 
 class _Log:

@@ -173,27 +173,12 @@ def subject_of(name: str) -> str:
 
     Raises CommandError where no subject can be called so: what never matches must not look recorded.
     """
-    from ext_authz.authn.certificate import CertificateError, canonical_dn
-    from ext_authz.authn.names import bare_problem, dns_name
-    from ext_authz.state.changes import typed_subject
+    from ext_authz.authn.subjects import subject_named
 
-    typed = typed_subject(name)
-    kind, _, bare = typed.partition(":")
-    if kind in ("sub", "key"):
-        problem = bare_problem(bare)
-        if problem is not None:
-            raise CommandError(f"`{printable(name)}` is nobody's name: it {problem}")
-    elif kind == "dns":
-        host = dns_name(bare)
-        if host is None:
-            raise CommandError(f"`{printable(name)}` is not a DNS name")
-        return f"dns:{host}"
-    elif kind == "x509":
-        try:
-            return f"x509:{canonical_dn(bare)}"
-        except CertificateError:
-            raise CommandError(f"`{printable(name)}` is not a distinguished name (RFC 4514)") from None
-    return typed
+    try:
+        return subject_named(name)
+    except ValueError as error:
+        raise CommandError(f"`{printable(name)}` {error}") from None
 
 
 def say_kind(config: Path, name: str) -> None:

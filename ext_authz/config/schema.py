@@ -196,8 +196,8 @@ class AdminSettings(Section):
     """Holds the bearer token (at least 32 characters) that everything but the open paths asks for."""
     tls: Unavailable = None
     """TLS of the admin listener."""
-    allow_changes: Unavailable = None
-    """Let the page change state."""
+    allow_changes: Flag = False
+    """Let whoever has the credential record and lift quarantines there; without it the listener only shows."""
 
 
 class ResourcesSettings(Section):

@@ -4,44 +4,60 @@ Law: what is not open answers 404 unless a credential could be shown, and 401 un
 listener's gets nothing (DNS rebinding). One request a connection, everything bounded. Non-goal: what handlers say.
 """
 
-import contextlib
 import hmac
 import io
 import ipaddress
 import json
-import os
-import socket
-import socketserver
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler
-from typing import Any, Final, cast
+from typing import Final, cast
+from urllib.parse import parse_qsl
 
 from ext_authz.config.schema import is_local
 from ext_authz.server import log
+from ext_authz.server.admin_sockets import BoundedServer, TimedReader, bind_unix
 from ext_authz.server.exposition import CONTENT_TYPE as METRICS_TYPE
+from ext_authz.server.sessions import LIFETIME_SECONDS, Session, Sessions
 from ext_authz.server.transport import BindError, sockets
 
-MAX_CONNECTIONS: Final = 32
 MAX_BODY: Final = 2 * 1024 * 1024
 REQUEST_SECONDS: Final = 10.0
 """For a request to arrive whole, and again for its answer to be taken."""
-SOCKET_MODE: Final = 0o600
-_BACKLOG: Final = 64
+MAX_FIELDS: Final = 64
+LOGIN: Final = "/login"
+LOGOUT: Final = "/logout"
 _OPEN: Final = ("/livez", "/readyz", "/metrics", "/.well-known/jwks.json")
+
+
+class BadFormError(Exception):
+    """A query or form that is none: the answer is 400."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminRequest:
-    """A request that passed the gate. `query` is what follows `?`, as sent."""
+    """A request that passed the gate. `query` is what follows `?`, as sent; `csrf` what a browser's forms must repeat.
+
+    `csrf` is "" for whoever shows the token with every request, or owns the Unix socket.
+    """
 
     method: str
     path: str
     query: str
     body: bytes
+    csrf: str = ""
+    form: bool = False
+
+    def asked(self, name: str) -> str:
+        """Return a parameter of the query, "" where it is not there; of several the last one."""
+        return _fields(self.query).get(name, "")
+
+    def fields(self) -> dict[str, str]:
+        """Return the fields of a form. Raises BadFormError for a body that is none."""
+        return _fields(self.body.decode("utf-8", "replace"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +87,10 @@ class AdminPages:
     jwks: Callable[[], bytes] = lambda: b'{"keys":[]}'
     gated: Mapping[tuple[str, str], Handler] = field(default_factory=dict)
     token: Callable[[], str] = str
+    login: Callable[[int], AdminReply] | None = None
+    """The page that asks a browser for the token; it gets the status to answer with (200: nothing was tried yet)."""
+    tried: Callable[[bool], None] = lambda _: None
+    """Called for each token that was typed: whether it was the right one."""
 
 
 class AdminServer:
@@ -85,7 +105,7 @@ class AdminServer:
         self._server = _Server(pages, trusted=unix, local=is_local(listen))
         try:
             if unix:
-                _bind_unix(self._server, listen)
+                bind_unix(self._server, listen)
             else:
                 host, _, port = listen.rpartition(":")
                 self._server.bind((host.strip("[]"), int(port)))
@@ -116,135 +136,13 @@ class AdminServer:
         sockets.remove(self._listen)
 
 
-def _bind_unix(server: "_Server", listen: str) -> None:
-    sockets.prepare(listen)
-    before = os.umask(0o777 & ~SOCKET_MODE)
-    try:
-        server.bind(listen.removeprefix("unix:"))
-    finally:
-        os.umask(before)
-
-
-class _Server(socketserver.ThreadingMixIn, socketserver.BaseServer):
-    """Bounded: a connection over MAX_CONNECTIONS takes the place of the oldest that is not being answered.
-
-    So whoever only opens connections holds up no probe. Where all are being answered, the new one is closed.
-    """
-
-    daemon_threads = True
-    block_on_close = False
+class _Server(BoundedServer):
+    """What the handler of a connection knows besides it."""
 
     def __init__(self, pages: AdminPages, *, trusted: bool, local: bool) -> None:
-        super().__init__(("", 0), _Handler)
+        super().__init__(_Handler)
         self.pages, self.trusted, self.local = pages, trusted, local
-        self._slots = threading.BoundedSemaphore(MAX_CONNECTIONS)
-        self._idle: dict[socket.socket, None] = {}
-        self._idle_lock = threading.Lock()
-        self._socket: socket.socket | None = None
-        self.port = 0
-
-    def bind(self, address: str | tuple[str, int]) -> None:
-        if isinstance(address, str):
-            family = socket.AF_UNIX
-        else:
-            family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        if family != socket.AF_UNIX:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind(address)
-        self._socket.listen(_BACKLOG)
-        self.port = 0 if family == socket.AF_UNIX else int(self._socket.getsockname()[1])
-
-    def fileno(self) -> int:
-        return self._listening().fileno()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        return self._listening().accept()
-
-    def server_close(self) -> None:
-        super().server_close()
-        if self._socket is not None:
-            self._socket.close()
-
-    def process_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401  socketserver's signature
-        if not self._slots.acquire(blocking=False) and not (
-            self._evict() and self._slots.acquire(timeout=_EVICTION_SECONDS)
-        ):
-            request.close()
-            return
-        self._wait_for(request)
-        try:
-            super().process_request(request, client_address)
-        except BaseException:
-            self.answering(request)
-            self._slots.release()
-            raise
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self.answering(request)
-            self._slots.release()
-
-    def answering(self, request: socket.socket) -> None:
-        """Let a connection be: its request is here."""
-        with self._idle_lock:
-            self._idle.pop(request, None)
-
-    def _wait_for(self, request: socket.socket) -> None:
-        """From here on it is the other side's turn, and the connection may have to go."""
-        with self._idle_lock:
-            self._idle[request] = None
-
-    def _evict(self) -> bool:
-        """End the connection that was longest the other side's turn; False where there is none."""
-        with self._idle_lock:
-            oldest = next(iter(self._idle), None)
-            if oldest is None:
-                return False
-            del self._idle[oldest]
-            with contextlib.suppress(OSError):
-                oldest.shutdown(socket.SHUT_RDWR)
-        return True
-
-    def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
-        """Close, but first read what is still coming: the kernel drops an answer that is overtaken by a reset."""
-        self._wait_for(request)
-        try:
-            request.shutdown(socket.SHUT_WR)
-            request.settimeout(_LINGER_SECONDS)
-            for _ in range(_LINGER_READS):
-                if not request.recv(65536):
-                    break
-        except OSError:
-            pass
-        request.close()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ANN401
-        """Say nothing: the other side went away or was too slow. A handler's own failure is answered and logged."""
-
-    def _listening(self) -> socket.socket:
-        assert self._socket is not None  # noqa: S101  bound before it serves
-        return self._socket
-
-
-class _Timed(io.RawIOBase):
-    """Reads a socket until a deadline for the whole request, however slowly it drips in."""
-
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
-        self._connection = connection
-        self._deadline = time.monotonic() + seconds
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise TimeoutError
-        self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+        self.sessions = Sessions(pages.token)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -255,7 +153,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(_Timed(self.connection, REQUEST_SECONDS))
+        self.rfile = io.BufferedReader(TimedReader(self.connection, REQUEST_SECONDS))
 
     def version_string(self) -> str:
         return "ext-authz"
@@ -292,6 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._gated(server, method, path, query)
         except TimeoutError:
             return _problem(HTTPStatus.REQUEST_TIMEOUT)
+        except BadFormError:
+            return _problem(HTTPStatus.BAD_REQUEST)
         except Exception as error:  # noqa: BLE001  a page's bug is that page's answer
             log.line("admin", f"{method} {path if path in _OPEN else 'page'}: {type(error).__name__}: {error}")
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR)
@@ -313,23 +213,89 @@ class _Handler(BaseHTTPRequestHandler):
                 return AdminReply(pages.jwks(), content_type="application/jwk-set+json")
 
     def _gated(self, server: _Server, method: str, path: str, query: str) -> AdminReply:
-        gated = server.pages.gated
-        methods = sorted(each for each, where in gated if where == path)
+        pages = server.pages
+        methods = sorted(each for each, where in pages.gated if where == path)
+        if pages.login is not None and not server.trusted:
+            if path == LOGIN:
+                return self._login(server, pages.login) if method == "POST" else _not_allowed(["POST"])
+            if path == LOGOUT:
+                methods = ["POST"]
         if not methods:
             return _problem(HTTPStatus.NOT_FOUND)
-        if not server.trusted and not self._authorized(server.pages.token()):
-            return _problem(HTTPStatus.UNAUTHORIZED, ("www-authenticate", 'Bearer realm="ext-authz admin"'))
-        handler = gated.get((method, path))
-        if handler is None:
+        session = None
+        if not server.trusted and not self._authorized(server):
+            session = self._session(server)
+            if session is None:
+                if pages.login is not None and (method, path) == ("GET", "/"):
+                    return pages.login(HTTPStatus.UNAUTHORIZED)
+                return _problem(HTTPStatus.UNAUTHORIZED, ("www-authenticate", 'Bearer realm="ext-authz admin"'))
+        if method not in methods:
             return _not_allowed(methods)
         body = self._body()
-        return body if isinstance(body, AdminReply) else handler(AdminRequest(method, path, query, body))
+        if isinstance(body, AdminReply):
+            return body
+        form = self.headers.get_content_type() == _FORM
+        request = AdminRequest(method, path, query, body, "" if session is None else session.csrf, form)
+        if session is not None and method != "GET" and not self._meant(request):
+            return _problem(HTTPStatus.FORBIDDEN)
+        if path == LOGOUT:
+            server.sessions.logout(self._cookie())
+            return _redirect((_COOKIE_HEADER, f"{self._cookie_name()}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"))
+        return pages.gated[method, path](request)
 
-    def _authorized(self, token: str) -> bool:
+    def _authorized(self, server: _Server) -> bool:
         values = self.headers.get_all("authorization", [])
         scheme, _, shown = values[0].partition(" ") if len(values) == 1 else ("", "", "")
-        same = hmac.compare_digest(shown.strip().encode("utf-8", "surrogateescape"), token.encode())
-        return bool(token) and scheme.lower() == "bearer" and same
+        return scheme.lower() == "bearer" and server.sessions.accepts(shown.strip())
+
+    def _login(self, server: _Server, page: Callable[[int], AdminReply]) -> AdminReply:
+        """Take the token once, for a cookie."""
+        body = self._body()
+        if isinstance(body, AdminReply):
+            return body
+        if not self._same_origin():
+            return _problem(HTTPStatus.FORBIDDEN)
+        shown = _fields(body.decode("utf-8", "replace")).get("token", "").strip()
+        cookie = server.sessions.login(shown)
+        if cookie is None:
+            return page(HTTPStatus.TOO_MANY_REQUESTS)
+        server.pages.tried(bool(cookie))
+        if not cookie:
+            return page(HTTPStatus.FORBIDDEN)
+        attributes = f"Path=/; Max-Age={int(LIFETIME_SECONDS)}; HttpOnly; SameSite=Strict"
+        return _redirect((_COOKIE_HEADER, f"{self._cookie_name()}={cookie}; {attributes}"))
+
+    def _session(self, server: _Server) -> Session | None:
+        """Return the browser's session. SameSite knows no ports, so another local server's page gets none."""
+        cookie = self._cookie()
+        if not cookie or self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+            return None
+        return server.sessions.find(cookie)
+
+    def _meant(self, request: AdminRequest) -> bool:
+        """Whether a change was asked for by a page of ours: it knows the session's secret, and says where it is."""
+        shown = self.headers.get("x-csrf-token", "")
+        if not shown and request.form:
+            shown = request.fields().get("csrf", "")
+        same = hmac.compare_digest(shown.encode("utf-8", "surrogateescape"), request.csrf.encode())
+        return same and self._same_origin()
+
+    def _same_origin(self) -> bool:
+        """Whether a browser, which always says so, says that the request comes from our own page."""
+        site, origin = self.headers.get("sec-fetch-site"), self.headers.get("origin")
+        here = f"http://{self.headers.get('host', '').strip().lower()}"
+        return (site is None or site == "same-origin") and (origin is None or origin.lower() == here)
+
+    def _cookie_name(self) -> str:
+        """Return the cookie's name; cookies know no ports, so that two sidecars need two."""
+        return f"ext_authz_admin_{self.connection.getsockname()[1]}"
+
+    def _cookie(self) -> str:
+        try:
+            found = SimpleCookie("; ".join(self.headers.get_all("cookie", []))).get(self._cookie_name())
+        except CookieError:
+            return ""
+        return "" if found is None else found.value
 
     def _body(self) -> bytes | AdminReply:
         """Return the request's body, or why it is not read."""
@@ -380,16 +346,26 @@ class _Handler(BaseHTTPRequestHandler):
 
 _LENGTH_DIGITS: Final = 12
 _POLL_SECONDS: Final = 0.1
-_EVICTION_SECONDS: Final = 0.5
 _MAX_LINE: Final = 8192
-_LINGER_SECONDS: Final = 0.2
-_LINGER_READS: Final = 64
+_FORM: Final = "application/x-www-form-urlencoded"
+_COOKIE_HEADER: Final = "set-cookie"
 _SAFE: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
     "x-content-type-options": "nosniff",
-    "referrer-policy": "no-referrer",
+    # `no-referrer` would make browsers say `Origin: null` with our own forms.
+    "referrer-policy": "same-origin",
 }
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Return the fields of a query or form. Raises BadFormError where there are too many."""
+    try:
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
+    except ValueError as error:
+        raise BadFormError(str(error)) from None
 
 
 def _plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
@@ -405,3 +381,7 @@ def _problem(status: int, *headers: tuple[str, str]) -> AdminReply:
 
 def _not_allowed(methods: list[str]) -> AdminReply:
     return _problem(HTTPStatus.METHOD_NOT_ALLOWED, ("allow", ", ".join(methods)))
+
+
+def _redirect(*headers: tuple[str, str]) -> AdminReply:
+    return AdminReply(b"", int(HTTPStatus.SEE_OTHER), headers=(("location", "/"), *headers))

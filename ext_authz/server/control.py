@@ -29,7 +29,9 @@ from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
 from ext_authz.server.asking_issuers import IssuerAsker
 from ext_authz.server.bundle_desk import BundleDesk
+from ext_authz.server.desk import Desk, Sources
 from ext_authz.server.exposition import render
+from ext_authz.server.feed import Feed
 from ext_authz.server.keys import KeyKeeper
 from ext_authz.server.link import Kind, Link, adopt
 from ext_authz.server.metrics import (
@@ -52,6 +54,7 @@ from ext_authz.server.metrics import (
     Snapshot,
     read_snapshots,
 )
+from ext_authz.server.page.facts import LastReload
 from ext_authz.server.recorder import CONTROL, Recorder
 from ext_authz.server.reload import Reloader
 from ext_authz.server.transport import BindError
@@ -108,9 +111,30 @@ class Control:
             count=lambda issuer, result: self._registry.count(QUESTIONS, issuer, result),
         )
         self._token_file = settings.admin.token_file
+        self._last_reload = LastReload()
+        self._desk = Desk(
+            Sources(
+                inputs=lambda: self._reloader.inputs,
+                ready=self._not_ready,
+                reload=lambda: self._last_reload,
+                counted=self._counted,
+                sinks=self._exporter.ledger,
+                spool_bytes=self._exporter.spool_bytes,
+                record=lambda what, result, about: self._recorder.lifecycle(what, result=result, details=about),
+            ),
+            Feed(audit, keys.open),
+        )
         self._admin = AdminServer(
             settings.admin.listen,
-            AdminPages(ready=self._not_ready, metrics=self._render, jwks=lambda: self._jwks, token=self._token),
+            AdminPages(
+                ready=self._not_ready,
+                metrics=self._render,
+                jwks=lambda: self._jwks,
+                gated=self._desk.gated(),
+                token=self._token,
+                login=self._desk.login,
+                tried=self._desk.tried,
+            ),
         )
         self._monitor = open_monitor(inputs, self._spool, keys.open, [audit], self._registry)
         self._store: SqliteStore | None = None
@@ -129,6 +153,7 @@ class Control:
         self._writer.start()
         self._keys.start()
         self._bundles.aim()
+        self._desk.start()
         self._admin.start()
         self._link.send(Kind.READY, f"listening on {self._admin.address} (admin)".encode())
         threading.Thread(target=self._follow, name="link", daemon=True).start()
@@ -160,6 +185,7 @@ class Control:
         self._exporter.stop()
         self._writer.stop()
         self._admin.stop()
+        self._desk.stop()
 
     def _prune(self) -> None:
         """Delete what of the trail is over its time, and say so in the trail."""
@@ -197,6 +223,7 @@ class Control:
         if result.unchanged and not asked and not mended:
             return
         self._registry.count(RELOADS, "failed" if result.problems else "ok")
+        self._last_reload = LastReload(time.time(), result.problems, result.stale)
         if result.problems:
             log.line(CONTROL, "reload failed, the last good configuration stays:\n" + "\n".join(result.problems))
         else:
@@ -273,8 +300,11 @@ class Control:
         if self._monitor is not None:
             self._registry.gauge(MONITOR_LAG, self._monitor.behind_seconds)
             self._registry.gauge(MONITOR_QUARANTINES, self._monitor.quarantines)
-        own = self._registry.snapshot(now)
-        return render([*read_snapshots(self._metrics, besides=CONTROL), own, self._ledger(now), self._ages(now)], now)
+        return render([*self._counted(), self._ledger(now), self._ages(now)], now)
+
+    def _counted(self) -> list[Snapshot]:
+        """Return what every process has counted."""
+        return [*read_snapshots(self._metrics, besides=CONTROL), self._registry.snapshot(time.time())]
 
     def _ledger(self, now: float) -> Snapshot:
         counters: list[list[object]] = []

@@ -4,17 +4,28 @@ Law: the decision is the one that `check` gave; explaining changes nothing of it
 Non-goal: the server's own refusals (overloaded, not ready, a full trail).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from ext_authz.check import Snapshot, check
-from ext_authz.model import Decision, Outcome, Query, Reason, Refusal
+from ext_authz.model import Access, Decision, Outcome, Query, Reason, Refusal
 from ext_authz.policy.explain import explain, would_allow
 from ext_authz.request import read
 from ext_authz.state import State
 from ext_authz.tools.decisions import decision_object
+from ext_authz.tools.recorded_query import (
+    UnfaithfulError,
+    accesses_of,
+    context_of,
+    moment_of,
+    resource_of,
+    subject_of,
+    whole,
+)
 
 _DECISION_ID: Final = "explain"
+_SECOND: Final = 1_000_000_000
 
 
 def explain_request(
@@ -34,6 +45,34 @@ def explain_request(
         if not outcome.decision.allowed:
             plain["would_allow_if"] = list(would_allow(snapshot.policies, _queries_of(outcome, query)))
     return plain
+
+
+def explain_recorded(event: Mapping[str, Any], snapshot: Snapshot) -> dict[str, Any]:
+    """Return what `snapshot` makes of a recorded decision: `reason`, `trace` and `would_allow_if`.
+
+    Raises UnfaithfulError where the event does not say what they ask for: it came too early, or was cut or redacted.
+    """
+    whole(event, cel=True)
+    subject, written, action = event.get("subject"), event.get("context"), event.get("action")
+    if not isinstance(subject, dict) or not isinstance(written, dict) or not isinstance(action, str):
+        raise UnfaithfulError("incomplete", "the request was refused before policies were asked")
+    now_ns = moment_of(event.get("time"))
+    identity, age = subject_of(subject), subject.get("token_age")
+    if isinstance(age, int):
+        identity = replace(identity, issued_at=now_ns // _SECOND - age)
+    attributes = written.get("attributes")
+    listed = accesses_of(event) or (Access(resource_of(event.get("resource")), action),)
+    context = context_of(written, now_ns)
+    queries = [
+        Query(identity, each.resource, each.action, context, attributes if isinstance(attributes, dict) else {})
+        for each in listed
+    ]
+    explanation = explain(snapshot.policies, queries[0])
+    return {
+        "reason": explanation.verdict.reason.value,
+        "trace": [each.as_json() for each in explanation.trace],
+        "would_allow_if": list(would_allow(snapshot.policies, queries)),
+    }
 
 
 def _queries_of(outcome: Outcome, query: Query) -> list[Query]:

@@ -11,7 +11,7 @@ from http.client import HTTPResponse
 
 import pytest
 
-from ext_authz.server import admin
+from ext_authz.server import admin, admin_sockets
 from ext_authz.server.admin import AdminPages, AdminReply, AdminRequest, AdminServer
 from ext_authz.server.transport import BindError
 
@@ -337,7 +337,7 @@ def test_a_body_that_never_comes_is_408(serve, monkeypatch):
 
 
 def test_connections_over_the_limit_are_closed_and_slots_come_back(serve, monkeypatch):
-    monkeypatch.setattr(admin, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(admin_sockets, "MAX_CONNECTIONS", 2)
     entered, release = threading.Semaphore(0), threading.Event()
 
     def slow(_: AdminRequest) -> AdminReply:
