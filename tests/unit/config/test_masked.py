@@ -44,6 +44,8 @@ def test_what_is_no_secret_is_shown(shown):
     assert plain["identity"]["mtls"]["trust_domains"] == ["ml.example"]
 
 
-@pytest.mark.parametrize("url", ["redis://hidden:hidden@cache", "https://hidden@h/p", "HTTPS://a:hidden@h", "http://[hidden"])
+@pytest.mark.parametrize(
+    "url", ["redis://hidden:hidden@cache", "https://hidden@h/p", "HTTPS://a:hidden@h", "http://[hidden"]
+)
 def test_what_a_url_carries_besides_its_address_is_masked(url):
     assert "hidden" not in _text(url, ())
