@@ -63,7 +63,13 @@ def sign_in(browser: Browser, sidecar: Sidecar) -> None:
 
 def traffic(sidecar, times=3):
     for _ in range(times):
-        for model, principal in (("fraud", SCORER), ("fraud", SCORER), ("other", SCORER), ("fraud", DEPLOYER), ("secret", SCORER)):
+        for model, principal in (
+            ("fraud", SCORER),
+            ("fraud", SCORER),
+            ("other", SCORER),
+            ("fraud", DEPLOYER),
+            ("secret", SCORER),
+        ):
             message = check_request("POST", f"/v2/models/{model}/infer", principal=principal)
             sidecar.check(message, sidecar.socket)
         sidecar.check(check_request("GET", f"/v2/models/{HOSTILE}", headers={"user-agent": HOSTILE}), sidecar.socket)

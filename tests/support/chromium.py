@@ -41,7 +41,7 @@ class Browser:
             "about:blank",
         ]
         self._to, self._from = _pipes()
-        shell = ["/bin/sh", "-c", f'exec "$@" 3<&{self._to[0]} 4>&{self._from[1]}', "sh", *arguments]
+        shell = ["bash", "-c", f'exec "$@" 3<&{self._to[0]} 4>&{self._from[1]}', "bash", *arguments]
         self.process = subprocess.Popen(
             shell,
             pass_fds=(self._to[0], self._from[1]),
@@ -64,9 +64,7 @@ class Browser:
             self.send(f"{domain}.enable")
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
-        self.send(
-            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False
-        )
+        self.send("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
         if not script:
             self.send("Emulation.setScriptExecutionDisabled", value=True)
 
