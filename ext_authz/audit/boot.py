@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from ext_authz.audit.event import lifecycle_event
 from ext_authz.audit.merkle import Range
+from ext_authz.audit.open_segment import being_written
 from ext_authz.audit.scan import Scan, Task, scan
 from ext_authz.audit.sealing import Opener, OpenKey
 from ext_authz.audit.segment import HEADER_BYTES, read_header
@@ -60,6 +61,8 @@ def start_details(directory: Path, log_id: str, writer: str, key: str, open_key:
         return details
     path = mine[-1].path
     try:
+        # Asked before it is read: what ends later is read as it ended.
+        ended = not any(being_written(each.path) for each in files if each.log_id == last.log_id)
         with path.open("rb") as file:
             header, _ = read_header(file.read(HEADER_BYTES))
         data_key = Opener(open_key).data_key(path, header)
@@ -72,7 +75,7 @@ def start_details(directory: Path, log_id: str, writer: str, key: str, open_key:
         before["problem"] = "its last segment is damaged"
         return details
     tree.join(made.tree)
-    before.update(size=tree.end, root=tree.root().hex(), sealed=made.sealed)
+    before.update(size=tree.end, root=tree.root().hex(), sealed=made.sealed, ended=ended)
     if made.marks:
         before["key"] = made.marks[-1].key
     return details

@@ -37,16 +37,37 @@ class Part:
     scan: Scan | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What somebody else says of a log: its first `size` events have this root.
+
+    `by` is the log that says so in event `at` (None: an anchor); `ended`: its process was gone by then.
+    """
+
+    size: int
+    root: bytes
+    who: str
+    by: "Log | None" = None
+    at: int = 0
+    ended: bool = False
+
+    @property
+    def proven(self) -> bool:
+        """Whether a good signature covers what says so; the log that does was judged before."""
+        return self.by is None or self.by.report.covered > self.at
+
+
 @dataclass(slots=True)
 class Log:
-    """One log: its segments in order, and what others say of it as (tree size, root, who says so)."""
+    """One log: its segments in order, and what others say of it; `start` is the event that has `previous`."""
 
     log_id: str
     started_ns: int
     parts: list[Part]
     report: LogReport
-    claims: list[tuple[int, bytes, str]] = field(default_factory=list)
+    claims: list[Claim] = field(default_factory=list)
     previous: dict[str, Any] | None = None
+    start: int = 0
     roots: dict[int, bytes] = field(default_factory=dict)
 
 
@@ -164,7 +185,7 @@ class Judge:
         report.last_time = found.last_time or report.last_time
         report.gaps += [
             {"count": event.get("count"), "since": event.get("since"), "until": event.get("until")}
-            for event in found.notable
+            for _, event in found.notable
             if event.get("schema") == GAP
         ]
         for size, part_tree in found.parts.items():
@@ -281,12 +302,15 @@ class Judge:
         with suppress(OSError):
             if any(being_written(part.file.path) for part in self.log.parts):
                 return State.OPEN
-        return State.RECOVERED if any(who.startswith(NEXT_START) for _, _, who in self.log.claims) else State.UNSEALED
+        return State.RECOVERED if any(claim.by for claim in self.log.claims) else State.UNSEALED
 
     def claims(self) -> None:
         """Hold the log against what others say of it: heads with their roots, and a copy's last event."""
         report, end = self.report, self.report.end
-        for size, root, who in sorted(self.log.claims):
+        for claim in sorted(self.log.claims, key=lambda each: each.size):
+            size, root, who = claim.size, claim.root, claim.who
+            if claim.ended and claim.proven and size < end:
+                self.bad(Trouble.ALTERED, f"came after {who} found it ended", first=size, last=end - 1)
             if size > end:
                 text = f"missing: {who} has {size} events, the log ends at {end} (cut off, or an old state put back)"
                 self.bad(Trouble.INCOMPLETE, text, first=end, last=size - 1)
@@ -304,21 +328,26 @@ class Judge:
         report = self.report
         if not self.court.content or self.last is None or self.last.scan is None:
             return
+        unsigned = report.end - report.covered
+        if not unsigned:
+            return
+        # A start signs for whatever it finds: that is enough for what a crash leaves, not for a whole history.
         following = [
-            size
-            for size, root, who in self.log.claims
-            if who.startswith(NEXT_START) and self.log.roots.get(size) == root
+            claim.size
+            for claim in self.log.claims
+            if claim.by and claim.proven and self.log.roots.get(claim.size) == claim.root
         ]
         covered = max([report.covered, *following])
-        uncovered = report.end - covered
-        if not uncovered:
-            report.covered = covered
-            return
         late = _seconds_between(self.signed_time or report.first_time, report.last_time)
-        if report.state is State.SEALED or uncovered > UNSIGNED_EVENTS or late > UNSIGNED_SECONDS:
-            self.bad(Trouble.INCOMPLETE, "no good signature covers them", first=covered, last=report.end - 1)
-        elif uncovered:
-            report.notes.append(f"the last {uncovered} events are behind the last checkpoint")
+        open_end = report.state is State.SEALED and covered < report.end
+        if open_end or unsigned > UNSIGNED_EVENTS or late > UNSIGNED_SECONDS:
+            text = "no good signature covers them"
+            text += " (the next start only found them so)" if covered == report.end else ""
+            self.bad(Trouble.INCOMPLETE, text, first=report.covered, last=report.end - 1)
+            return
+        report.covered = covered
+        if covered < report.end:
+            report.notes.append(f"the last {report.end - covered} events are behind the last checkpoint")
 
 
 def _seconds_between(earlier: str, later: str) -> float:

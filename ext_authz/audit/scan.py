@@ -65,7 +65,8 @@ class Scan:
 
     Behind the last whole frame (`whole`) are `tail` bytes: the beginning of one (`torn`), ones that ran into zeros as a
     power failure leaves them (`zeros`), or anything else (`damaged`). `cut_at` is where the events end that the next
-    segment does not repeat; `repeated` are the leaves' hashes behind it.
+    segment does not repeat; `repeated` are the leaves' hashes behind it. `notable` are gaps and lifecycle events with
+    the number of their frame.
     """
 
     header: Header
@@ -84,7 +85,7 @@ class Scan:
     doubled: list[tuple[int, int]] = field(default_factory=list)
     bad_marks: list[tuple[int, str]] = field(default_factory=list)
     behind_seal: int | None = None
-    notable: list[dict[str, Any]] = field(default_factory=list)
+    notable: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
     different: list[int] = field(default_factory=list)
     met: int = 0
     first_time: str = ""
@@ -171,7 +172,7 @@ class _Scanner:
             if expected == cut:
                 made.cut_at = record.end
             if payload[:5] not in _DECISIONS:
-                self.note(payload)
+                self.note(record.seq, payload)
             if copies:
                 self.compare(record.seq, new[-1])
             first = first or payload
@@ -255,7 +256,7 @@ class _Scanner:
         note, key, time, cause = texts
         made.marks.append(Mark(record.end, record.seq, sealed, size, root, nodes, note, key, time, cause, part))
 
-    def note(self, payload: bytes) -> None:
+    def note(self, seq: int, payload: bytes) -> None:
         try:
             event = orjson.loads(payload)
         except ValueError:
@@ -265,7 +266,7 @@ class _Scanner:
             and event.get("schema") in (GAP, LIFECYCLE)
             and len(self.made.notable) < _MAX_NOTABLE
         ):
-            self.made.notable.append(event)
+            self.made.notable.append((seq, event))
 
     def compare(self, seq: int, leaf: bytes) -> None:
         copy = self.task.copies.get(seq)

@@ -91,6 +91,8 @@ class Spool:
         self._disk_lock = threading.Lock()
         self._pid = os.getpid()
         self._closed = self._torn = self._broken = self._exhausted = self._trouble = False
+        self._sealed = False
+        self._marked = 0
         self._missed_since = 0
         self._room = limits.max_bytes
         self._slack = int((1 - TIGHT) * limits.max_bytes)
@@ -318,6 +320,11 @@ class Spool:
         self.keys.prepare(self._number + 1)
         return True
 
+    def certify(self) -> bool:
+        """Sign and make durable what was appended so far; whether it is on the disk. As slow as the signer is."""
+        self._checkpoint("interval")
+        return self.sync()
+
     def close(self) -> None:
         """Seal the log, make it durable as far as possible and close it; appends fail from now on."""
         if self.on_look is not None and not self._closed:
@@ -372,10 +379,14 @@ class Spool:
         self._torn = self._trouble = True
         self._cut()
 
-    def _record(self, kind: Kind, payload: bytes) -> bool:
-        """Write a frame that is no event; False where it cannot be. Takes the lock."""
+    def _record(self, kind: Kind, payload: bytes, size: int | None = None) -> bool:
+        """Write a frame that is no event; False where it cannot be. Takes the lock.
+
+        A checkpoint of `size` events whose signer took so long that a larger one, or the seal, was there first is none.
+        """
         with self._lock:
-            if self._closed or self._broken or self._torn or self._pid != os.getpid():
+            late = self._sealed or (size is not None and size < self._marked)
+            if self._closed or self._broken or self._torn or late or self._pid != os.getpid():
                 return False
             part = self._part
             frame = part.segment.seal(kind, payload, part.size, part.counter, part.events)
@@ -389,12 +400,15 @@ class Spool:
                 return False
             part.size += written
             self._room -= written
+            self._sealed = kind is Kind.SEAL
+            self._marked = self._marked if size is None else size
             return True
 
     def _checkpoint(self, cause: str, kind: Kind = Kind.CHECKPOINT) -> None:
         signed = self.ledger.checkpoint()
         head = signed.checkpoint
-        self._record(kind, checkpoint_event(signed, cause=cause, seq=head.size, now_ns=time.time_ns()))
+        payload = checkpoint_event(signed, cause=cause, seq=head.size, now_ns=time.time_ns())
+        self._record(kind, payload, head.size)
 
     def _record_gap(self) -> None:
         """Put on record how many events are not, once something can be recorded again."""

@@ -17,7 +17,7 @@ from ext_authz.audit.anchors import Anchors
 from ext_authz.audit.boot import STARTED, started_ns
 from ext_authz.audit.checkpoint import NoteError, VerifierKey
 from ext_authz.audit.event import LIFECYCLE, RETENTION, SHREDDED
-from ext_authz.audit.judge import NEXT_START, Judge, Log, Part
+from ext_authz.audit.judge import NEXT_START, Claim, Judge, Log, Part
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError, key_path, read_key
@@ -58,7 +58,6 @@ class Verifier:
         self._decrypt = decrypt
         self._processes = processes
         self.moved = moved
-        self._events: list[dict[str, Any]] = []
         self._missing: dict[str, str] = {}
         self._endorsed: dict[str, list[VerifierKey]] = {}
 
@@ -74,11 +73,12 @@ class Verifier:
                 self._read_start(log)
             self._chain(logs)
             self._scan(logs)
-        for log in sorted(logs, key=lambda log: log.started_ns, reverse=True):
+        for log in _namers_first(logs):
             Judge(self, log).run()
             self._endorse(log)
         if self._decrypt:
             self._judge_signers()
+            self._judge_keys(logs)
             self._judge_removals(logs)
         return self.report
 
@@ -105,10 +105,10 @@ class Verifier:
         )
 
     def _endorse(self, log: Log) -> None:
-        """Trust the key that a whole log names for the one before it."""
+        """Trust the key that a whole log names for the one before it, where a signature covers that."""
         before = log.previous or {}
         blamed = any(problem.log == log.log_id for problem in self.report.problems)
-        if log.report.covered and not blamed and isinstance(before.get("key"), str):
+        if log.report.covered > log.start and not blamed and isinstance(before.get("key"), str):
             with suppress(NoteError):
                 self._endorsed.setdefault(str(before.get("log_id")), []).append(VerifierKey.parse(before["key"]))
 
@@ -160,7 +160,7 @@ class Verifier:
                     return
                 event = orjson.loads(each.payload) if each.kind is Kind.EVENT else {}
                 if event.get("schema") == LIFECYCLE and event.get("event") == STARTED:
-                    previous = event["details"].get("previous")
+                    previous, log.start = event["details"].get("previous"), each.seq
                     log.previous = previous if isinstance(previous, dict) else None
                     return
         except (EnvelopeError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -178,7 +178,8 @@ class Verifier:
                 )
             elif isinstance(log_id, str) and type(size) is int and isinstance(root, str):
                 with suppress(ValueError):
-                    known[log_id].claims.append((size, bytes.fromhex(root), f"{NEXT_START}, `{log.log_id}`"))
+                    who, ended = f"{NEXT_START}, `{log.log_id}`", before.get("ended") is True
+                    known[log_id].claims.append(Claim(size, bytes.fromhex(root), who, log, log.start, ended))
 
     def _meet_anchors(self, logs: list[Log]) -> None:
         """Let what is kept elsewhere say its part of each log."""
@@ -189,7 +190,7 @@ class Verifier:
             *((COPIED, head) for _, head, _ in anchors.others),
         ):
             if head.log_id in known:
-                known[head.log_id].claims.append((head.size, head.root, who))
+                known[head.log_id].claims.append(Claim(head.size, head.root, who))
             else:
                 self._missing[head.log_id] = f"the log is missing; {who} has {head.size} events of it"
         for log_id, copies in anchors.copies.items():
@@ -213,6 +214,23 @@ class Verifier:
                 text = f"in the copy: a checkpoint is signed by {key.name}+{key.id.hex()}, none of the trusted keys"
                 self.problem(Trouble.ALTERED, event_id, text)
 
+    def _judge_keys(self, logs: list[Log]) -> None:
+        """Say which logs are signed by a key that only a later log vouches for, though a trusted one was in use before.
+
+        A process signs with the key that it finds at its start; so a key that came and went may be a forger's.
+        """
+        trusted = {str(key) for key in self._keys or ()}
+        since = min((log.started_ns for log in logs if trusted & set(log.report.keys)), default=None)
+        for log in logs:
+            others = [key for key in log.report.keys if key not in trusted]
+            if self._keys is None or since is None or not others:
+                continue
+            if log.started_ns > since:
+                text = f"is signed by {others[0]}, which is none of the trusted keys, after one of them was in use"
+                self.problem(Trouble.ALTERED, log.log_id, text)
+            else:
+                log.report.notes.append(f"signed by {others[0]}, which the next start has on record as the key before")
+
     def _scan(self, logs: list[Log]) -> None:
         work = [(log, part, task) for log in logs for part, task in self._tasks(log)]
         total = sum(task.size for _, _, task in work)
@@ -234,7 +252,7 @@ class Verifier:
             first = part.header.first_seq
             following = [other.header.first_seq for other in log.parts[index + 1 :] if other.header is not None]
             end = following[0] if following else None
-            sizes = {size for size, _, _ in log.claims if size >= first and (end is None or size <= end)}
+            sizes = {each.size for each in log.claims if each.size >= first and (end is None or each.size <= end)}
             here = copies.between(first, 2**63 if end is None else end) if copies else {}
             yield part, Task(part.file.path, part.size, part.data_key, end, tuple(sorted(sizes)), here)
 
@@ -244,7 +262,6 @@ class Verifier:
             self.problem(Trouble.ALTERED, log.log_id, found, segment=part.file.name)
             return
         part.scan = found
-        self._events += found.notable
         for seq in found.different:
             self.problem(Trouble.ALTERED, log.log_id, "is another than in the copy", segment=part.file.name, first=seq)
         lacking = sorted(seq for seq in task.copies if seq < found.end and _lacks(found, seq))
@@ -262,21 +279,24 @@ class Verifier:
     def _judge_removals(self, logs: list[Log]) -> None:
         """Say which segments are gone without an event that says so."""
         removed: dict[str, int] = {}
+        gone: set[str] = set()
         shredded: set[tuple[str, int]] = set()
-        for event in self._events:
+        for event in _proven_events(logs):
             details = event.get("details")
             if event.get("schema") != LIFECYCLE or not isinstance(details, dict):
                 continue
-            told = details.get("segments")
+            told, kept = details.get("segments"), details.get("kept")
             for log_id, number in told.items() if isinstance(told, dict) else ():
                 if type(number) is not int:
                     continue
                 if event.get("event") == RETENTION:
                     removed[log_id] = max(removed.get(log_id, -1), number)
+                    if not isinstance(kept, list) or log_id not in kept:
+                        gone.add(log_id)
                 elif event.get("event") == SHREDDED:
                     shredded.add((log_id, number))
         for log_id, text in self._missing.items():
-            if log_id not in removed:
+            if log_id not in gone:
                 self.problem(Trouble.INCOMPLETE, log_id, text)
         for log in logs:
             first = log.parts[0].file.number
@@ -288,6 +308,31 @@ class Verifier:
                 if part.shredded and (log.log_id, part.file.number) not in shredded:
                     text = "its key was deleted (shredded), and no event says so: it can never be read again"
                     self.problem(Trouble.UNREADABLE, log.log_id, text, segment=part.file.name)
+
+
+def _namers_first(logs: Sequence[Log]) -> list[Log]:
+    """Return the logs so that those that say something of another come before it, and else the newest first."""
+    order: list[Log] = []
+    begun: set[int] = set()
+    for log in sorted(logs, key=lambda log: log.started_ns, reverse=True):
+        stack = [log] if id(log) not in begun else []
+        while stack:
+            begun.add(id(stack[-1]))
+            first = next((each.by for each in stack[-1].claims if each.by and id(each.by) not in begun), None)
+            if first is not None:
+                stack.append(first)
+            else:
+                order.append(stack.pop())
+    return order
+
+
+def _proven_events(logs: Sequence[Log]) -> Iterator[dict[str, Any]]:
+    """Yield what logs say of the trail, as far as a good signature covers it."""
+    for log in logs:
+        for part in log.parts:
+            for seq, event in part.scan.notable if part.scan is not None else ():
+                if seq < log.report.covered:
+                    yield event
 
 
 def _try_scan(task: Task) -> Scan | str:

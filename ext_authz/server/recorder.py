@@ -67,15 +67,24 @@ class Recorder:
             )
         )
 
-    def removals(self, segments: Sequence[Segment]) -> bool:
-        """Record which segments are deleted in their time, by log and highest number; False where it cannot be."""
+    def removals(self, due: Sequence[Segment]) -> bool:
+        """Record which segments are deleted in their time, by log and highest number; False where it cannot be.
+
+        `kept` names those of the logs that go on: one of them that is gone as a whole was not removed in its time.
+
+        Signed and durable at the return: an unsigned event, or one that a power failure takes, excuses no deletion.
+        """
         last: dict[str, int] = {}
-        for segment in segments:
+        for segment in due:
             last[segment.log_id] = max(last.get(segment.log_id, 0), segment.number)
+        there = segments(self._spool.directory)
+        kept = {each.log_id for each in there if each.number > last.get(each.log_id, each.number)}
         logs, log_id = list(last.items()), self._spool.log_id
         try:
             for at in range(0, len(logs), LOGS_TOGETHER):
-                details, now_ns = {"segments": dict(logs[at : at + LOGS_TOGETHER])}, self._clock_ns()
+                some = dict(logs[at : at + LOGS_TOGETHER])
+                details = {"segments": some, "kept": sorted(kept & some.keys())}
+                now_ns = self._clock_ns()
                 self._spool.append(
                     lambda seq, said=details, now=now_ns: lifecycle_event(  # type: ignore[misc]
                         RETENTION, log_id=log_id, seq=seq, now_ns=now, details=said
@@ -84,7 +93,7 @@ class Recorder:
                 )
         except AuditUnavailable:
             return False
-        return True
+        return self._spool.certify()
 
     def changes(self, store: Store) -> int:
         """Record every change not yet in the trail; return how many. Raises AuditUnavailable and StoreError."""

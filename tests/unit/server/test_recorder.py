@@ -103,8 +103,12 @@ def test_a_trail_pruned_in_its_time_is_whole_and_one_pruned_by_hand_is_not(tmp_p
     for path in old:
         os.utime(path, (1, 1))
     assert len(prune(trail_folder, 3600, lambda _: True, announce=recorder.removals)) == 2
+    assert verified(trail_folder).status == 0  # at once: the event is signed before anything is deleted
     spool.close()
+    write(trail_folder, 1)
     assert verified(trail_folder).status == 0
+    old[0].with_name(old[0].name.replace(".000000.", ".000002.")).unlink()
+    assert verified(trail_folder).status == 4  # two segments were removed on record, not the log
     for path in files(by_hand)[:2]:
         path.unlink()
     assert verified(by_hand).status == 4
