@@ -105,11 +105,9 @@ def _in_path(call: Call) -> Meaning | Refusal:
 def _form(call: Call) -> Meaning | Refusal:
     """Read the form's `model`; of a body that we were not shown it may be any."""
     facts = call.facts
-    query = parameters(call.query, frozenset({"model"}))
-    if isinstance(query, Refusal):
-        return query
-    if "model" in query:
-        return refuse("is a form beside a query that names a model: servers in Go take the query's")
+    problem = _beside_query(call)
+    if problem is not None:
+        return problem
     if not facts.body.data:
         return every_meaning(call)
     if (facts.header("content-type") or "").lower().startswith("application/json"):
@@ -126,6 +124,17 @@ def _form(call: Call) -> Meaning | Refusal:
     if (stream := fields.get("stream", "false")) in ("true", "false"):
         known["stream"] = stream == "true"
     return _agreed(call, model) or Meaning((Named("model", model, "", call.row.action),), known)
+
+
+def _beside_query(call: Call) -> Refusal | None:
+    query = parameters(call.query, frozenset({"model"}))
+    if isinstance(query, Refusal):
+        return query
+    return refuse("is a form beside a query that names a model: servers in Go take the query's") if query else None
+
+
+def _told_form(call: Call, name: str, version: str) -> Meaning | Refusal:
+    return _beside_query(call) or _told(call, name, version)
 
 
 def _training(call: Call) -> Meaning | Refusal:
@@ -191,7 +200,7 @@ def _run(call: Call) -> Meaning:
 
 
 _BODY = Place("body `model` (and `fallbacks`, `models`)", _in_body, Reads.MEANING, _told)
-_FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING, _told)
+_FORM = Place("form field `model` (a body not passed on: any)", _form, Reads.MEANING, _told_form)
 _DEPLOYMENT = Place("path", _in_path, Reads.LIMITS)
 _TRAINING = Place("body `model`, `training_file`, `validation_file`", _training, Reads.MEANING)
 _BATCH = Place("any (`*`), and the file `input_file_id`", _batch, Reads.MEANING)

@@ -74,6 +74,15 @@ def _invoked(call: Call) -> Meaning | Refusal:
     return name if isinstance(name, Refusal) else Meaning((Named("model", name, "", call.row.action),))
 
 
+def _told(call: Call, name: str, version: str) -> Meaning | Refusal:
+    query = parameters(call.query, _FORM_FIELDS)
+    if isinstance(query, Refusal):
+        return query
+    if query.get("model_name", name) not in ("", name):
+        return refuse("is told to name another model than the query")
+    return told_meaning(call, name, version)
+
+
 def _plain(call: Call) -> Meaning | Refusal:
     """Names that hold `:` are cut at the first one by the V1 and V2 paths."""
     if ":" in call.captured["model"]:
@@ -99,7 +108,7 @@ _REGISTER_MESSAGE = Place("message field 5 (empty: any)", _register_grpc, Reads.
 _PLAIN = Place("path", _plain)
 _NO_LEGACY = Place("path", _no_legacy)
 _LEGACY = Place("path", _legacy)
-_INVOKED = Place("query or form field `model_name` (neither, or not shown: any)", _invoked, Reads.MEANING, told_meaning)
+_INVOKED = Place("query or form field `model_name` (neither, or not shown: any)", _invoked, Reads.MEANING, _told)
 _NAMED = message(1, 2)
 _MODEL: Final = "/models/{model}"
 _INFERENCE: Final = "/org.pytorch.serve.grpc.inference.InferenceAPIsService/"

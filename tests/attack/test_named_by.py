@@ -17,6 +17,7 @@ RESOURCES = """\
 routes:
 - {name: llm, host: llm.internal, protocol: openai, named_by: {id: "metadata:my.filter/model"}}
 - {name: v2, host: v2.internal, protocol: open-inference, named_by: {id: "extension:model"}}
+- {name: torch, host: torch.internal, protocol: torchserve, named_by: {id: "metadata:my.filter/model"}}
 - {name: plain, host: plain.internal, protocol: openai}
 """
 JSON = {"content-type": "application/json"}
@@ -95,6 +96,31 @@ def test_what_stands_elsewhere_tells_nothing(running, more):
 )
 def test_a_body_that_is_shown_is_read_as_strictly_as_ever(running, body):
     assert ask(running, body=body, metadata=told("small")).reason == "ambiguous_body"
+
+
+@pytest.mark.parametrize(
+    ("host", "path", "parameter"),
+    [
+        ("torch.internal", "/invocations", "model_name"),
+        ("llm.internal", "/v1/audio/transcriptions", "model"),
+    ],
+)
+def test_the_query_that_a_server_prefers_to_the_body_is_not_hidden_by_what_is_told(running, host, path, parameter):
+    form = {"content-type": "multipart/form-data; boundary=b"}
+
+    def asked(query):
+        request = check_request(
+            "POST", path + query, host, form, principal=running_service.SCORER, metadata=told("small")
+        )
+        reply = answered(running, request)
+        assert running.events()[-1]["decision"] == ("allow" if reply.allowed else "deny")
+        return reply
+
+    assert asked("").allowed
+    assert asked(f"?x=1&other={parameter}").allowed
+    for query in (f"?{parameter}=large", f"?%6d{parameter[1:]}=large", f"?{parameter}=small&{parameter}=large",
+                  f"?{parameter}[]=large", f"?a;{parameter}=large"):  # fmt: skip
+        assert asked(query).reason == "ambiguous_body"
 
 
 def test_a_partial_body_cannot_hide_behind_what_is_told(running):
