@@ -92,13 +92,9 @@ class ReplicaStore(SqliteStore):
         with self._lock, as_store_error(self.path):
             self._check()
             with self._transaction("IMMEDIATE"):
-                try:
-                    stamped = replace(change, at_ns=self._next(change))
-                    row = self._insert(_text(stamped.record()))
-                    self._advance(stamped.at_ns)
-                except BaseException:
-                    self._forget()
-                    raise
+                stamped = replace(change, at_ns=self._next(change))
+                row = self._insert(_text(stamped.record()))
+                self._advance(stamped.at_ns)
             self._appended += 1
         return replace(stamped, id=row)
 
@@ -244,9 +240,10 @@ class ReplicaStore(SqliteStore):
         Of what a host recorded whose clock was far ahead, that is what it is about alone, or the one wrong clock would
         be everybody's.
         """
-        self._learn()
         clock = int(self._db.execute("SELECT clock FROM shared").fetchone()[0])
-        same = (at_ns for at_ns, _, _ in self._known.get(_key(change), ()))
+        ahead = self._db.execute("SELECT record FROM changes WHERE json_extract(record, '$.at_ns') > ?", (clock,))
+        made = (from_record(json.loads(record), 0) for (record,) in ahead)
+        same = (each.at_ns for each in made if _key(each) == _key(change))
         return max(change.at_ns, clock + 1, 1 + max(same, default=0))
 
     def _forget(self) -> None:
