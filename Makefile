@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e lint types bench bench-mapping heavy-servers test-heavy proto clean
+.PHONY: help demo test laws coverage e2e lint types bench bench-mapping heavy-servers test-heavy proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,13 @@ demo: $(STAMP).demo ## the main job: real Envoy, the sidecar, a real model serve
 
 test: $(STAMP).test ## every test, a real Envoy included
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+laws: $(STAMP).test ## the laws of the policy language, 2,000 generated examples each
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/laws/test_policy_laws.py tests/laws/test_access_laws.py tests/laws/test_replay_laws.py --timeout 900 $(PYTEST_FLAGS)
+
+coverage: $(STAMP).test ## every branch of ext_authz/policy is reached by its own tests, generated examples left aside
+	@$(BIN)/python -m coverage run -m pytest -q -m 'not hypothesis' tests/unit/policy
+	@$(BIN)/python -m coverage report
 
 e2e: $(STAMP).test ## only the tests through a real Envoy
 	@$(BIN)/python -m pytest tests/e2e $(PYTEST_FLAGS)

@@ -11,5 +11,6 @@ sys.path.insert(0, str(Path(__file__).parent / "support"))
 settings.register_profile(
     "default", deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
 )
-settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000)
+# `make laws`. What fails is printed so that it can be run again.
+settings.register_profile("thorough", parent=settings.get_profile("default"), max_examples=2000, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))

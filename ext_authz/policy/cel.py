@@ -172,10 +172,9 @@ def _compile(expression: str) -> Any:  # noqa: ANN401  the library ships no type
         program = environment.compile(expression)
     except RuntimeError as error:
         place = _PLACE.search(str(error))
-        if "recursion limit" in str(error):
-            raise CelError("nested deeper than 32 levels") from None
         if place is None:
-            raise CelError(str(error).partition("\n")[0][:200]) from None
+            # The one error without a place: the parser's own limit.
+            raise CelError("nested deeper than 32 levels") from None
         where = f"character {place[2]}" if place[1] == "1" else f"line {place[1]}, character {place[2]}"
         raise CelError(f"{_words(place[3])} (at {where})") from None
     if program.return_type() not in (library.Type.BOOL, library.Type.DYN):

@@ -140,8 +140,6 @@ class TimeWindow:
         if self.window.holds(query.context.time_ns) is None:
             return None
         opens = self.window.opens_ns(query.context.time_ns)
-        if opens is None:
-            return None
         zone = ZoneInfo(self.window.timezone)
         then = datetime.fromtimestamp(opens // SECOND_NS, zone)
         today = datetime.fromtimestamp(query.context.time_ns // SECOND_NS, zone).date()

@@ -148,8 +148,6 @@ def _telling(entry: Entry) -> tuple[Trait, ...]:
 def _values_cover(wide: tuple[str, ...] | None, narrow: tuple[str, ...] | None) -> bool:
     if wide is None or ANYTHING in wide:
         return True
-    if narrow is None:
-        return False
     prefixes = tuple(value[:-1] for value in wide if value.endswith("*"))
     exact = set(wide)
-    return all(value in exact or value.removesuffix("*").startswith(prefixes) for value in narrow)
+    return all(value in exact or value.removesuffix("*").startswith(prefixes) for value in narrow or (ANYTHING,))

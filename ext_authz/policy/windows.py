@@ -17,7 +17,6 @@ SECOND_NS: Final = 1_000_000_000
 # Years 5 to 9987: nothing computed from a time within leaves what a calendar date can hold (years 1 to 9999).
 _EARLIEST: Final = -62_000_000_000
 _LATEST: Final = 253_000_000_000
-_LOOK_AHEAD: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +58,17 @@ class Window:
             return None
         return _closes_at(self, time_ns // SECOND_NS) * SECOND_NS
 
-    def opens_ns(self, time_ns: int) -> int | None:
-        """Return the next opening after `time_ns` (Unix nanoseconds), or None within a fortnight."""
+    def opens_ns(self, time_ns: int) -> int:
+        """Return the next opening after `time_ns` (Unix nanoseconds)."""
         zone = ZoneInfo(self.timezone)
-        today = datetime.fromtimestamp(time_ns // SECOND_NS, zone).date()
-        for ahead in range(-1, 15):
-            day = today + timedelta(days=ahead)
-            if day.weekday() not in self.days:
-                continue
-            for fold in (0, 1):
+        day = datetime.fromtimestamp(time_ns // SECOND_NS, zone).date() - timedelta(days=1)
+        # A minute that a zone skips one week comes the next.
+        while True:
+            for fold in (0, 1) if day.weekday() in self.days else ():
                 second = _wall(day, self.start, zone, fold)
                 if second * SECOND_NS > time_ns and _open_at(self, second):
                     return second * SECOND_NS
-        return None
+            day += timedelta(days=1)
 
 
 BUSINESS_HOURS: Final = Window((0, 1, 2, 3, 4), 9 * 60, 17 * 60, "UTC")
@@ -115,18 +112,18 @@ def _opening_day(window: Window, local: datetime) -> date | None:
 @lru_cache(maxsize=1024)
 def _closes_at(window: Window, second: int) -> int:
     zone = ZoneInfo(window.timezone)
-    for _ in range(_LOOK_AHEAD):
+    # Windows of adjoining days are one opening; on all seven it would be `always`.
+    while True:
         local = datetime.fromtimestamp(second, zone)
         opened = _opening_day(window, local)
         if opened is None:
-            break
+            return second
         last_day = opened if window.start < window.end else opened + timedelta(days=1)
         end = _wall(last_day, window.end, zone, local.fold)
         change = _offset_change(zone, second, end)
         if change is not None:
             return change
         second = end
-    return second
 
 
 def _wall(day: date, minute: int, zone: ZoneInfo, fold: int) -> int:
@@ -141,8 +138,6 @@ def _offset_change(zone: ZoneInfo, start: int, end: int) -> int | None:
     if datetime.fromtimestamp(end, zone).utcoffset() == offset and end > start:
         return None
     low, high = start, max(end, start + 1)
-    if datetime.fromtimestamp(high, zone).utcoffset() == offset:
-        return high
     while high - low > 1:
         middle = (low + high) // 2
         if datetime.fromtimestamp(middle, zone).utcoffset() == offset:

@@ -7,7 +7,7 @@ import pytest
 from policy_support import MONDAY_NOON, ask, compiled, holds, ns, policy, subject
 
 from ext_authz.model import Approval, Risk
-from ext_authz.policy.conditions import duration_text
+from ext_authz.policy.conditions import AuditLogged, duration_text
 
 YES, NO, UNKNOWN = (True, True), (False, False), (False, True)
 NOON = ns(MONDAY_NOON) // 10**9
@@ -268,3 +268,12 @@ def test_mapped_addresses_are_unwrapped_wherever_they_come_from():
     query = ask()
     mapped = replace(query, context=replace(query.context, ip=ipaddress.ip_address("::ffff:10.1.2.3")))
     assert holds("{ip_range: 10.0.0.0/8}", mapped) == YES
+
+
+def test_what_asks_for_a_record_holds_of_every_request_and_needs_no_remedy():
+    condition, query = AuditLogged(), ask()
+    (policy,) = compiled("policies: [{id: p, effect: deny}]").policies
+    assert condition.holds(query, policy) is True
+    assert condition.until_ns(query, policy) is None
+    assert condition.detail(query, policy) == "the decision is recorded before the answer leaves"
+    assert condition.remedy(query, policy) is None

@@ -8,7 +8,8 @@ from hypothesis import given
 from policy_support import ask, compiled, ns, subject
 
 from ext_authz.model import Auth, Reason, Risk
-from ext_authz.policy.explain import MAX_REMEDIES, explain
+from ext_authz.policy import explain as module
+from ext_authz.policy.explain import MAX_REMEDIES, explain, would_allow
 
 ANY = 'resources: [{type: "*"}], actions: ["*"]'
 EVERYBODY = f"subjects: [{{any: true}}], {ANY}"
@@ -268,3 +269,31 @@ def test_an_unreachable_attribute_does_not_change_the_question():
     query = ask()
     explain(compiled(conditions("{mfa_required: true}")), query)
     assert query == replace(query)
+
+
+def test_two_grants_that_ask_for_different_networks_are_not_promised_together():
+    text = """policies:
+    - {id: a, subjects: [{any: true}], resources: [{id: a}], actions: ["*"], conditions: [{ip_range: 11.0.0.0/8}]}
+    - {id: b, subjects: [{any: true}], resources: [{id: b}], actions: ["*"], conditions: [{ip_range: 12.0.0.0/8}]}
+    """
+    policies = compiled(text)
+    assert would_allow(policies, [ask(name="a")]) == ("from 11.0.0.0/8",)
+    assert would_allow(policies, [ask(name="b")]) == ("from 12.0.0.0/8",)
+    assert would_allow(policies, [ask(name="a"), ask(name="b")]) == ()
+
+
+def test_of_several_grants_only_those_that_are_missing_are_talked_about(monkeypatch):
+    text = """policies:
+    - {id: a, subjects: [{any: true}], resources: [{id: a}], actions: ["*"]}
+    - {id: b, subjects: [{any: true}], resources: [{id: b}], actions: ["*"], conditions: [{mfa_required: true}]}
+    """
+    queries = [ask(name="a"), ask(name="b")]
+    assert would_allow(compiled(text), queries) == ("with MFA",)
+    monkeypatch.setattr(module, "MAX_TRIED", 1)
+    assert would_allow(compiled(text), queries) == (), "nothing is said where the work would be too much"
+
+
+def test_what_a_subject_has_already_is_not_asked_for_again():
+    text = one("", lists=f"subjects: [{{role: a, org: acme}}], {ANY}")
+    assert remedies(text, ask(subject(roles=["a"]))) == ["of org acme"]
+    assert remedies(text, ask(subject(org="acme"))) == ["with role a"]

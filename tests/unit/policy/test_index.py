@@ -120,3 +120,11 @@ def test_the_collector_is_left_as_it_was_found():
     with collector_paused():
         assert not gc.isenabled()
     assert gc.isenabled()
+
+
+def test_a_rare_value_counts_beside_one_of_many():
+    many = [allow(f"p{n}", [{"role": "many"}], [{"type": "model"}]) for n in range(300)]
+    rare = allow("rare", [{"role": "rare"}], [{"type": "model"}])
+    found = candidates([*many, rare], ask(subject(roles=["many", "rare"])))
+    assert found == [*(f"p{n}" for n in range(300)), "rare"]
+    assert candidates([*many, rare], ask(subject(roles=["rare"]))) == ["rare"]

@@ -356,3 +356,16 @@ def test_the_folder_of_a_zone_is_not_a_zone():
     text = "time_windows: {w: {from: '09:00', to: '10:00', timezone: %s}}"
     for name in ("Europe", "../UTC", "/etc/passwd", "posix/UTC", "utc0"):
         assert "unknown time zone" in mistakes(text % name)[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ("  actions: {infer: true}", ["4:12 `actions` must be text or a list of texts"]),
+        ("  conditions: [{max: {a: ''}}]", ["4:26 `max` of `a` is empty"]),
+        ("  conditions: [{time_window: ''}]", ["4:30 `time_window` is empty"]),
+        ("  subjects: [{role: {a: b}}]", ["4:21 `role` must be text or a list of texts"]),
+    ],
+)
+def test_what_is_neither_text_nor_a_list_is_said_to_be_neither(more, found):
+    assert mistakes(DENY + more) == found

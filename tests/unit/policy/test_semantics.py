@@ -1,11 +1,12 @@
 """Subjects, resources, actions, and how policies combine."""
 
 import pytest
-from policy_support import MONDAY_NOON, ask, compiled, ns, subject
+from policy_support import MONDAY_NOON, ask, compiled, load, ns, subject
 
 from ext_authz.documents import DocumentError
 from ext_authz.model import Auth, Context, Identity, Query, Reason, Resource, ShadowMatch
 from ext_authz.policy.compiler import compile_policies
+from ext_authz.policy.document import dump, undump
 from ext_authz.policy.schema import load_policies
 
 ANY = 'resources: [{type: "*"}], actions: ["*"]'
@@ -252,3 +253,16 @@ def test_what_is_no_distinguished_name_is_a_mistake_at_its_place():
     (mistake,) = caught.value.diagnostics
     assert mistake.message == "`x509:trainer` is not a distinguished name such as `x509:CN=trainer,O=ML`"
     assert mistake.mark.line == 5
+
+
+def test_a_document_with_every_kind_of_list_and_none_is_read_back_from_its_dump():
+    document = load(
+        """
+policies:
+  - {id: all, effect: deny}
+  - {id: some, subjects: [{role: a, claim: {b: c}}], resources: [{type: t}], actions: ["*"], headers: {x-a: b}}
+"""
+    )
+    assert undump(dump(document)) == document
+    with pytest.raises(ValueError, match="another version"):
+        undump({**dump(document), "format": 0})

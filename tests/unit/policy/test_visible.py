@@ -14,6 +14,7 @@ from visible_support import shows
 from ext_authz.documents import load
 from ext_authz.mappers.catalog import Catalog, CatalogEntry, read_catalog
 from ext_authz.model import Approval, Query, Resource
+from ext_authz.policy import visible as module
 from ext_authz.policy.visible import MAX_TEXT, MAX_TRIED, NOTHING, SEEING, Visibility
 
 NONE = MappingProxyType({})
@@ -239,3 +240,27 @@ def test_whatever_is_shown_would_be_allowed_now_for_one_of_the_actions(plain, kn
             assert allowed, (name, found)
         elif allowed and not limited and not approved:
             pytest.fail(f"{name} is hidden, though it is allowed: {found}")
+
+
+def test_a_deny_without_resources_hides_everything():
+    both = allow("{type: model}", "[infer, embed]")
+    assert visible(policies(both, "{id: stop, effect: deny, actions: [infer]}")).patterns == ("*",)
+    assert visible(policies(both, "{id: stop, effect: deny}")).patterns == (NOTHING,)
+
+
+def test_what_was_worked_out_is_kept_for_the_same_route_and_forgotten_when_it_gets_much(monkeypatch):
+    monkeypatch.setattr(module, "_REMEMBERED", 1)
+    text = """policies:
+    - {id: a, subjects: [{role: a}], resources: [{type: model, id: one}], actions: [infer]}
+    - {id: b, subjects: [{role: b}], resources: [{type: model, id: two}], actions: [infer]}
+    """
+    seen = listed(compiled(text), catalog())
+    listing = seen.listing("model", NONE)
+    assert seen.listing("model", NONE) is listing
+    assert seen.listing("model", {"stage": "x"}) is not listing
+    first = listing.visible(subject(roles=["a"]), ask().context)
+    assert listing.visible(subject(roles=["a"]), ask().context) is first
+    assert listing.visible(subject(roles=["b"]), ask().context).patterns == ("two",)
+    again = listing.visible(subject(roles=["a"]), ask().context)
+    assert again is not first
+    assert again == first
