@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Final, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationInfo, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    WithJsonSchema,
+)
 from pydantic_core import PydanticCustomError
 
 NOT_AVAILABLE: Final = "not available in this version"
@@ -131,6 +140,11 @@ def parse_text(value: object) -> str:
     return str(value)
 
 
+def _secret_text(value: object) -> SecretStr:
+    # What is no text is not repeated: it may hold a secret in a wrong place.
+    return value if isinstance(value, SecretStr) else SecretStr(parse_text(value if isinstance(value, str) else ""))
+
+
 _DELETE = 0x7F
 
 
@@ -205,6 +219,10 @@ Size = Annotated[
 """Bytes; written `512`, `64KiB`, `1MiB`, `1GiB`."""
 NonEmptyText = Annotated[str, BeforeValidator(parse_text), Field(min_length=1)]
 """Text of at least one character, none of them a control character."""
+SecretText = Annotated[
+    SecretStr, BeforeValidator(_secret_text), WithJsonSchema({"type": "string", "minLength": 1, "writeOnly": True})
+]
+"""As NonEmptyText, and shown nowhere: not by the admin listener, and in no message."""
 Some = Annotated[tuple[T, ...], AfterValidator(not_empty), Field(json_schema_extra={"minItems": 1})]
 """A list of at least one item: `Some[NonEmptyText]`."""
 Cidr = Annotated[Network, BeforeValidator(parse_cidr), WithJsonSchema({"type": "string"})]

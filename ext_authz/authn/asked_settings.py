@@ -13,7 +13,18 @@ import orjson
 from pydantic import AfterValidator, BeforeValidator
 
 from ext_authz.authn.jwt_settings import ClaimPaths, Leeway, MfaSettings, Prefix, Url
-from ext_authz.settings import Count, Duration, FilePath, NonEmptyText, Seconds, Settings, Some, mistake, shown
+from ext_authz.settings import (
+    Count,
+    Duration,
+    FilePath,
+    NonEmptyText,
+    Seconds,
+    SecretText,
+    Settings,
+    Some,
+    mistake,
+    shown,
+)
 
 MAX_REMEMBER: Final = 300
 MAX_LIMIT: Final = 10
@@ -86,7 +97,7 @@ class IntrospectionSettings(AskedSettings):
     """Its introspection endpoint: `https`, or `http` on loopback."""
     client_id: NonEmptyText
     """What this sidecar is called there (`client_secret_basic`, RFC 6749 2.3.1)."""
-    client_secret: NonEmptyText
+    client_secret: SecretText
     """The secret that goes with it: `${file:PATH}` or `${NAME}`."""
     claims: ClaimPaths = ClaimPaths()
     """Where an answer says what."""

@@ -7,10 +7,22 @@ beyond loopback unless `unsafe_http` says so. Non-goal: reading key files (confi
 import re
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, WithJsonSchema, model_validator
 
 from ext_authz.bundle.manifest import name_problem
-from ext_authz.settings import Count, FilePath, Flag, Seconds, Settings, Size, mistake, not_empty, shown, url_problem
+from ext_authz.settings import (
+    Count,
+    FilePath,
+    Flag,
+    Seconds,
+    SecretText,
+    Settings,
+    Size,
+    mistake,
+    not_empty,
+    shown,
+    url_problem,
+)
 
 MIN_POLL: Final = 1
 MAX_POLL: Final = 86_400
@@ -36,13 +48,13 @@ def _poll(value: int) -> int:
     return value
 
 
-def _headers(value: dict[str, str]) -> dict[str, str]:
+def _headers(value: dict[str, SecretStr]) -> dict[str, SecretStr]:
     if len(value) > MAX_HEADERS:
         raise mistake(f"at most {MAX_HEADERS} headers are sent")
     for name, content in value.items():
         if not _HEADER.match(name) or name in _OURS:
             raise mistake(f"{shown(name)} is not a header (lower case) that can be sent")
-        if not _VALUE.match(content):
+        if not _VALUE.match(content.get_secret_value()):
             # The value is a secret: it is not repeated.
             raise mistake(f"the value of {shown(name)} is not printable ASCII text")
     return value
@@ -64,7 +76,7 @@ class BundleSettings(Settings):
     """How often the server is asked for a newer one (ETag)."""
     timeout: Seconds = 30
     """How long one whole download may take."""
-    headers: Annotated[dict[str, str], AfterValidator(_headers)] = Field(default_factory=dict)
+    headers: Annotated[dict[str, SecretText], AfterValidator(_headers)] = Field(default_factory=dict)
     """Sent with the request, such as `authorization: "Bearer ${TOKEN}"`; never to another host."""
     min_revision: Count = 1
     """The lowest revision that is believed on a clean `run_dir`; elsewhere the newest so far is remembered."""

@@ -30,9 +30,8 @@ Fetch = Callable[[BundleSettings, str], Document]
 
 def fetch_bundle(settings: BundleSettings, etag: str = "") -> Document:
     """Get the bundle, or learn that it is still the one that `etag` names. Raises FetchError."""
-    ask = Ask(
-        "application/gzip, application/octet-stream", settings.max_bytes, settings.headers, etag, settings.unsafe_http
-    )
+    headers = {name: value.get_secret_value() for name, value in settings.headers.items()}
+    ask = Ask("application/gzip, application/octet-stream", settings.max_bytes, headers, etag, settings.unsafe_http)
     return fetch(settings.url, seconds=settings.timeout, ask=ask)
 
 

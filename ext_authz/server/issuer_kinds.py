@@ -58,7 +58,7 @@ def _post(settings: AnySettings, url: str, body: bytes, headers: Mapping[str, st
 def _introspected(settings: IntrospectionSettings, token: str) -> Claims | None:
     """RFC 7662 2.1 and 2.2."""
     # RFC 6749 2.3.1: both are form-encoded before they are joined.
-    pair = f"{quote_plus(settings.client_id)}:{quote_plus(settings.client_secret)}"
+    pair = f"{quote_plus(settings.client_id)}:{quote_plus(settings.client_secret.get_secret_value())}"
     headers = {
         "content-type": "application/x-www-form-urlencoded",
         "authorization": f"Basic {base64.b64encode(pair.encode()).decode()}",

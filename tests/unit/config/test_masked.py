@@ -2,6 +2,7 @@
 
 import orjson
 import pytest
+from bundles import key, public_pem
 from running_service import CONFIGURATION, write_configuration
 
 from ext_authz import config
@@ -33,6 +34,22 @@ def test_no_secret_of_a_configuration_full_of_them_is_shown(shown):
     assert "hidden" not in shown
     assert "xhidy" not in shown
     assert "17" not in orjson.loads(shown)["server"]["drain"]
+
+
+def test_a_secret_that_is_written_out_in_identity_or_a_bundles_headers_is_shown_nowhere(tmp_path):
+    identity = """\
+identity:
+  introspection: [{issuer: i, audiences: [a], url: "https://idp.example/x", client_id: c, client_secret: hidden-client}]
+"""
+    bundle = """\
+policies:
+  bundle: {url: "https://bundles.example/b", name: b, public_keys: [k.pem], headers: {authorization: "Bearer hidden-bundle"}}
+"""
+    (tmp_path / "ext-authz.yaml").write_text(identity + bundle)
+    (tmp_path / "k.pem").write_bytes(public_pem(key()))
+    inputs = config.read_inputs(tmp_path / "ext-authz.yaml", {}).inputs
+    assert "idp.example" in str(masked(inputs))
+    assert "hidden" not in str(masked(inputs)) + repr(inputs.settings)
 
 
 def test_what_is_no_secret_is_shown(shown):
