@@ -46,6 +46,10 @@ def _in_body(call: Call) -> Meaning | Refusal:
     return Meaning(tuple(named), limits)
 
 
+def _unread(call: Call) -> Meaning:
+    return Meaning(tuple(Named(kind, EVERY, "", call.row.action) for kind in ("model", "adapter")))
+
+
 _BODY = Place("body `model` (absent: the route's name) and `lora[].id`", _in_body, Reads.MEANING)
 _NAMED = json_key("model")
 _CALLS: Final = {
@@ -55,6 +59,7 @@ _CALLS: Final = {
     "rerank": ("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"),
     "tokenize": ("/tokenize", "/detokenize", "/apply-template", "/v1/messages/count_tokens"),
 }  # fmt: skip
+_UNREAD = Place("any (`*`), and any adapter", _unread)
 _READS: Final = ("/", "/props", "/lora-adapters")
 
 ADAPTER: Final = Adapter(
@@ -64,6 +69,11 @@ ADAPTER: Final = Adapter(
             Row("POST", path, action, _BODY, also=(("adapter", action),))
             for action, paths in _CALLS.items()
             for path in paths
+        ),
+        # A form, which is not read: any model, by any adapter.
+        *(
+            Row("POST", path, "generate", _UNREAD, also=(("adapter", "generate"),))
+            for path in ("/audio/transcriptions", "/v1/audio/transcriptions")
         ),
         *(Row("GET", path, "health", SERVER, "server") for path in ("/health", "/v1/health")),
         *(Row("GET", path, "list_models", SERVER, "server") for path in ("/models", "/v1/models")),

@@ -240,6 +240,8 @@ def _model_rows() -> list[Row]:
             Row("POST", f"{prefix}/completions", "generate", _DEPLOYMENT),
             Row("POST", f"{prefix}/embeddings", "embed", _DEPLOYMENT),
         ]
+    azure = ("images/generations", "audio/speech", "audio/transcriptions", "audio/translations")
+    rows += [Row("POST", f"/openai/deployments/{{model}}/{path}", "generate", _DEPLOYMENT) for path in azure]
     return [
         *rows,
         Row("GET", "/v1/realtime", "generate", _QUERY),
@@ -347,38 +349,15 @@ def _data_rows() -> list[Row]:
 
 
 _ADMIN: Final = (
-    "pause",
-    "resume",
-    "sleep",
-    "wake_up",
-    "scale_elastic_ep",
-    "init_weight_transfer_engine",
-    "update_weights",
-    "abort_requests",
-    "reset_prefix_cache",
-    "reset_mm_cache",
-    "reset_encoder_cache",
-    "start_weight_update",
-    "start_draft_weight_update",
-    "finish_weight_update",
-    "update_weight_version",
-    "weight_checker",
-    "collective_rpc",
-    "start_profile",
-    "stop_profile",
-)
+    "pause", "resume", "sleep", "wake_up", "scale_elastic_ep", "init_weight_transfer_engine", "update_weights",
+    "abort_requests", "reset_prefix_cache", "reset_mm_cache", "reset_encoder_cache", "start_weight_update",
+    "start_draft_weight_update", "finish_weight_update", "update_weight_version", "weight_checker", "collective_rpc",
+    "start_profile", "stop_profile",
+)  # fmt: skip
 _READS: Final = (
-    "version",
-    "load",
-    "server_info",
-    "tokenizer_info",
-    "is_sleeping",
-    "is_paused",
-    "get_world_size",
-    "weight_info",
-    "docs",
-    "openapi.json",
-)
+    "version", "load", "server_info", "tokenizer_info", "is_sleeping", "is_paused", "get_world_size", "weight_info",
+    "docs", "openapi.json",
+)  # fmt: skip
 
 ADAPTER: Final = Adapter(
     "openai",

@@ -107,3 +107,10 @@ def test_what_clouds_name_in_the_path(host, path, expected):
 def test_kserves_prefix_of_openai_paths():
     assert meaning(ROUTES, posted("o", "/openai/v1/chat/completions", {"model": "m"})) == [model("m")]
     assert meaning(ROUTES, facts("POST", "/openai/deployments/m/chat/completions", "o")) == [model("m")]
+
+
+@pytest.mark.parametrize("path", ["/audio/transcriptions", "/v1/audio/transcriptions"])
+def test_a_form_for_llama_cpp_may_be_for_any_model_and_adapter(path):
+    routes = table("routes: [{name: l, host: l, protocol: llama-cpp}]")
+    wanted = [("model", "*", "", "generate"), ("adapter", "*", "", "generate")]
+    assert meaning(routes, facts("POST", path, "l")) == wanted

@@ -170,6 +170,8 @@ def test_a_deployment_in_the_path_decides_and_a_visible_body_may_not_differ(pref
         ("POST", "/v1/fine_tuning/jobs/j/cancel", [("job", "j", "", "cancel_job")]),
         ("POST", "/v1/fine_tuning/jobs/j/resume", [("job", "j", "", "submit_training_job")]),
         ("GET", "/v1/batches/b", [("job", "b", "", "read_job")]),
+        ("POST", "/openai/deployments/m/audio/transcriptions?api-version=1", model("generate")),
+        ("POST", "/openai/deployments/m/images/generations", model("generate")),
         ("GET", "/v1/assistants", [("assistant", "*", "", "list_data")]),
         ("POST", "/v1/assistants/a", [("assistant", "a", "", "write_data")]),
         ("GET", "/v1/threads", "no_route"),
