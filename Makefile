@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws coverage e2e lint types bench bench-mapping heavy-servers test-heavy proto clean
+.PHONY: help demo test laws coverage e2e lint types bench bench-mapping heavy-servers test-heavy test-browser proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,6 +76,9 @@ heavy-servers: $(STAMP).test ## install real MLflow, KServe and Triton (CPU) for
 
 test-heavy: heavy-servers ## the tests against those servers
 	@$(BIN)/python -m pytest tests/heavy -s $(PYTEST_FLAGS)
+
+test-browser: $(STAMP).test ## the tests of the page in a real Chromium, fetched from Debian where there is none
+	@EXT_AUTHZ_BROWSER=1 $(BIN)/python -m pytest tests/processes/test_page_in_a_browser.py $(PYTEST_FLAGS)
 
 proto: $(STAMP).lint ## compile proto/ into ext_authz/_pb
 	@$(BIN)/python proto/build.py

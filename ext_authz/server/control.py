@@ -44,6 +44,7 @@ from ext_authz.server.metrics import (
     MONITOR_LAG,
     MONITOR_QUARANTINES,
     QUESTIONS,
+    READY,
     RELOADS,
     SINK_HELD,
     SINK_LAG,
@@ -295,6 +296,7 @@ class Control:
 
     def _render(self) -> bytes:
         now = time.time()
+        self._registry.gauge(READY, not self._not_ready())
         self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
         self._registry.gauge(CHECKPOINT_AGE, self._spool.ledger.age(), CONTROL)
         if self._monitor is not None:

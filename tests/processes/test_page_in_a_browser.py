@@ -59,6 +59,8 @@ def sign_in(browser: Browser, sidecar: Sidecar) -> None:
     browser.open(sidecar.url)
     browser.type(TOKEN)  # the field has the focus
     browser.loads(lambda: browser.key("Enter"))
+    assert all("401" in each for each in browser.complaints), "the page that asks for the token is a 401"
+    browser.complaints.clear()
 
 
 def traffic(sidecar, times=3):
@@ -98,9 +100,10 @@ def test_nothing_that_callers_sent_runs(sidecar, browse):
     browser.open(f"{sidecar.url}/?reason=ambiguous_path&subject=%3Cscript%3Ealert(3)%3C/script%3E")
     browser.open(f"{sidecar.url}/?decision=deny")
     browser.wait("document.querySelectorAll('#decisions-rows tr[data-id]').length >= 3")
-    for number in range(3):
-        browser.loads(lambda n=number: browser.run(f"document.querySelectorAll('#decisions-rows a')[{n}].click()"))
-        browser.loads(lambda: browser.run("history.back()"))
+    for link in browser.run("[...document.querySelectorAll('#decisions-rows a')].slice(0, 3).map(each => each.href)"):
+        browser.open(link)
+        assert browser.run("document.querySelector('h2').textContent") == "A decision on record"
+    browser.open(sidecar.url)
     assert browser.run("document.querySelectorAll('img').length") == 0
     assert browser.run("document.scripts.length") == 1
     assert browser.complaints == []
@@ -144,6 +147,8 @@ def test_without_javascript_the_essentials_are_there(sidecar, browse):
     browser = browse(script=False)
     traffic(sidecar, 1)
     sign_in(browser, sidecar)
+    browser.wait("document.title === 'ext-authz' && document.querySelectorAll('#decisions-rows tr').length > 1")
+    assert browser.run("document.getElementById('pause').hidden"), "what needs the script is not shown"
     with_token = urllib.request.Request(f"{sidecar.url}/", headers={"authorization": f"Bearer {TOKEN}"})
     with urllib.request.urlopen(with_token, timeout=10) as answer:
         page = answer.read().decode()
@@ -154,12 +159,13 @@ def test_without_javascript_the_essentials_are_there(sidecar, browse):
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_looks_as_in_the_docs(sidecar, browse, dark, tmp_path):
-    browser = browse(dark=dark, height=1150)
+    browser = browse(dark=dark, width=1180, height=860)
     traffic(sidecar, 4)
     sign_in(browser, sidecar)
     for _ in range(7):
         traffic(sidecar, 2)
         browser.run("new Promise(done => setTimeout(done, 1000))")
+    browser.run("new Promise(done => setTimeout(done, 6000))")
     browser.wait("document.querySelectorAll('polyline').length >= 3")
     assert browser.run("document.documentElement.scrollWidth <= innerWidth"), "nothing sticks out at the side"
     ground = browser.run("getComputedStyle(document.body).backgroundColor")

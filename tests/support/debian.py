@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 HOME = Path(__file__).resolve().parents[2] / ".venv" / "debian"
+DEPENDENCIES = "…"
+"""Among packages: and whatever they depend on that is not installed."""
 PACKAGES = {
     "h2load": ("nghttp2-client", "libev4", "libc-ares2", "libjemalloc2", "libnghttp2-14"),
     "redis-server": (
@@ -16,6 +18,8 @@ PACKAGES = {
         "lua-bitop", "lua-cjson",
     ),
     "nats-server": ("nats-server",),
+    "promtool": ("prometheus",),
+    "chromium": ("chromium", "chromium-common", DEPENDENCIES),
     "strace": ("strace", "libunwind8"),
     "faketime": ("faketime", "libfaketime"),
     "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
@@ -43,12 +47,27 @@ def find(name: str) -> Program:
         return Program(installed, dict(os.environ), Path("/"))
     path = _unpacked(name)
     if path is None:
-        fetch(PACKAGES[name])
+        fetch(_whole(PACKAGES[name]))
         path = _unpacked(name)
     if path is None:
         raise AbsentError(f"the packages {' '.join(PACKAGES[name])} hold no `{name}`")
     libraries = ":".join(str(each) for base in ("usr/lib", "lib") for each in (HOME / base).glob("*-linux-*"))
     return Program(str(path), {**os.environ, "LD_LIBRARY_PATH": libraries}, HOME)
+
+
+def _whole(packages: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the packages, with what they depend on where DEPENDENCIES says so."""
+    if DEPENDENCIES not in packages:
+        return packages
+    named = [each for each in packages if each != DEPENDENCIES]
+    weak = ("recommends", "suggests", "conflicts", "breaks", "replaces", "enhances")
+    command = ["apt-cache", "depends", "--recurse", *(f"--no-{each}" for each in weak), *named]
+    told = subprocess.run(command, capture_output=True, text=True).stdout
+    wanted = {line for line in told.splitlines() if line and line[0].isalnum()}
+    installed = subprocess.run(
+        ["dpkg-query", "-W", "-f", "${Package}\n"], capture_output=True, text=True
+    ).stdout.split()
+    return tuple(sorted({*named, *wanted} - set(installed) | set(named)))
 
 
 def fetch(packages: tuple[str, ...]) -> None:
@@ -77,4 +96,5 @@ def needed(name: str) -> Program:
 
 def _unpacked(name: str) -> Path | None:
     found = [HOME / folder / name for folder in ("usr/bin", "usr/sbin", "bin", "sbin")]
+    found.insert(0, HOME / "usr/lib" / name / name)  # where /usr/bin has but a script that names /usr/lib
     return next((each for each in found if each.exists()), None)

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from html import escape
 from typing import Final
 
-_VOID: Final = frozenset({"br", "input", "link", "meta", "line", "path", "rect", "polyline"})
+_VOID: Final = frozenset({"br", "input", "link", "meta"})
+"""Elements without an end (HTML 13.1.2); SVG has none such."""
 
 
 class Markup(str):

@@ -415,3 +415,15 @@ def test_sessions_are_bounded():
     for _ in range(sessions.MAX_SESSIONS * 2):
         assert made.login(TOKEN)
     assert len(made._sessions) == sessions.MAX_SESSIONS
+
+
+def test_a_chart_s_elements_do_not_nest(serve):
+    operators = serve()
+    operators.desk._sampler.stop()
+    for at in range(4):
+        operators.desk._sampler._clock = lambda at=at: 1000.0 + at
+        operators.desk._sampler.look()
+        operators.check(infer())
+    page = operators.ask("/").text
+    assert page.count("<polyline") == page.count("</polyline>") == 5
+    assert page.count("<line") == page.count("</line>") == 6
