@@ -126,6 +126,8 @@ def read_anchors(path: Path, keys: Sequence[VerifierKey] | None) -> Anchors:
             return made
         while line := file.readline(_MAX_LINE):
             _add_line(line, keys, made)
+    if not (made.heads or made.copies or made.others or made.bad):
+        raise NoteError("holds no event of a trail: a sink's copy is one in the native format")
     return made
 
 

@@ -20,6 +20,7 @@ from ext_authz.audit.dead_letters import DeadLetters, Letter
 from ext_authz.audit.sinks import Hold, Item, Refused, Retry, Sink, Split
 from ext_authz.audit.source import Chunk, Source, Tally
 from ext_authz.audit.trail import Segment
+from ext_authz.envelope.errors import UnsupportedError
 
 IDLE_SECONDS: Final = 0.1
 FIRST_BACKOFF_SECONDS: Final = 0.5
@@ -116,7 +117,7 @@ class Delivery:
         last = {each.log_id: each.name for each in found}
         more: set[str] = set()
         waiting: set[str] = set()
-        doubt: Hold | None = None
+        kept: Hold | None = None
         moved = finished = False
         try:
             for segment in found:
@@ -125,8 +126,8 @@ class Delivery:
                 hurry = final or last[segment.log_id] != segment.name
                 try:
                     progress, rest = self._deliver(segment, hurry=hurry)
-                except _DoubtError as error:
-                    doubt, progress, rest = Hold(str(error)), False, "waits"
+                except _OneLogError as error:
+                    kept, progress, rest = Hold(str(error)), False, "waits"
                 moved = moved or progress
                 if rest:
                     (more if rest == "more" else waiting).add(segment.log_id)
@@ -139,8 +140,8 @@ class Delivery:
                 self._cursor.save()
                 self._unsaved = False
                 self._saved = self._monotonic()
-        if doubt is not None:
-            raise doubt
+        if kept is not None:
+            raise kept
         if not more and not waiting:
             self.condition = replace(self.condition, waiting_since=None)
         return bool(more)
@@ -216,7 +217,11 @@ class Delivery:
         there = self._source.size(segment)
         if there <= at.offset or (not hurry and self._lingers(segment.log_id, there - at.offset)):
             return False, "" if there <= at.offset else "waits"
-        chunk = self._source.read(segment, at.offset, self._batch.bytes)
+        try:
+            chunk = self._source.read(segment, at.offset, self._batch.bytes)
+        except (OSError, UnsupportedError) as error:
+            why = (error.strerror or "failed").lower() if isinstance(error, OSError) else str(error)
+            raise _OneLogError(f"`{segment.name}` cannot be read: {why}") from None
         start = 0
         while start < len(chunk.lines):
             stop = min(start + self._batch.events, len(chunk.lines))
@@ -236,7 +241,7 @@ class Delivery:
         self.condition = replace(self.condition, waiting_since=_time(items[0]))
         sent = self._send(items)
         if sent.refused and not sent.accepted and self._doubts(segment.log_id):
-            raise sent.error or _DoubtError(f"every event is refused: {sent.refused[0].reason}")
+            raise sent.error or _OneLogError(f"every event is refused: {sent.refused[0].reason}")
         if sent.accepted:
             self._accepted += sent.accepted
             self._doubted.pop(segment.log_id, None)
@@ -304,8 +309,8 @@ class Delivery:
                 self._gone.dropped += at.dropped
 
 
-class _DoubtError(Exception):
-    """All of a batch was refused and nothing says whose fault it is; other logs may tell."""
+class _OneLogError(Exception):
+    """One log does not get on, and others may: it cannot be read, or all of a batch was refused, whoever's fault."""
 
 
 def _reason(error: Exception) -> str:

@@ -22,7 +22,7 @@ from ext_authz.audit.sealing import Opener, OpenKey
 from ext_authz.audit.segment import Damage, Kind, Segment
 from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segments
-from ext_authz.envelope.errors import AlteredError
+from ext_authz.envelope.errors import AlteredError, UnsupportedError
 
 FIRST_LINE: Final = "c2sp.org/tlog-proof@v1"
 SUFFIX: Final = ".tlog-proof"
@@ -103,12 +103,19 @@ def _find(folders: Sequence[Path], wanted: str, opener: Opener) -> tuple[list[Se
         if named[1] not in logs:
             raise ProofError(f"there is no log `{named[1]}` here")
         return logs[named[1]], int(named[2])
-    sought = b'"decision_id":' + orjson.dumps(wanted)
-    for files in logs.values():
-        for seq, payload in _events(files, opener):
-            if sought in payload and orjson.loads(payload).get("decision_id") == wanted:
-                return files, seq
-    raise ProofError(f"no event here has the id `{wanted}`")
+    try:
+        sought = b'"decision_id":' + orjson.dumps(wanted)
+    except TypeError:
+        raise ProofError(f"no event here has the id `{wanted}`") from None
+    unread = ""
+    for log_id, files in logs.items():
+        try:
+            for seq, payload in _events(files, opener):
+                if sought in payload and orjson.loads(payload).get("decision_id") == wanted:
+                    return files, seq
+        except (AlteredError, UnsupportedError) as error:
+            unread = f"; the log `{log_id}` cannot be read: {error}"
+    raise ProofError(f"no event here has the id `{wanted}`{unread}")
 
 
 def _events(files: Sequence[SegmentFile], opener: Opener) -> Iterator[tuple[int, bytes]]:

@@ -18,7 +18,7 @@ from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
 from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, Record, Segment
 from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segment_of, segments
-from ext_authz.envelope.errors import AlteredError
+from ext_authz.envelope.errors import AlteredError, UnsupportedError
 
 CHUNK_BYTES: Final = 256 * 1024
 """More than the longest frame, so that each chunk has a whole one."""
@@ -144,7 +144,7 @@ class Trail:
 
         Each log keeps its own order; a log is opened only when time has come
         to its start, so memory holds one chunk for each log then alive.
-        Raises KeyUnavailableError, UnsupportedError.
+        Raises KeyUnavailableError, OSError.
         """
         self._discover()
         waiting = sorted(self._logs.values(), key=lambda log: log.started)
@@ -282,8 +282,12 @@ class _Sealed(_Log):
                 trail.shredded.append(path.name)
                 self._lose(path)
                 continue
-            except AlteredError as error:
-                trail.problems.append(f"{path.name}: {error}")
+            except PermissionError:
+                raise
+            except (AlteredError, UnsupportedError, OSError) as error:
+                # Of one segment, whoever wrote that: the others are read.
+                why = (error.strerror or "cannot be read").lower() if isinstance(error, OSError) else error
+                trail.problems.append(f"{path.name}: {why}")
                 trail.damaged += 1
                 self._lose(path)
                 continue

@@ -7,6 +7,7 @@ service is asked on a thread of its own, never on the check path. Non-goal: whic
 import base64
 import binascii
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -61,7 +62,9 @@ def write_key(path: Path, wrapped: WrappedKey) -> None:
 def read_key(path: Path) -> WrappedKey:
     """Read a wrapped key. Raises ShreddedError where there is none, AlteredError where it is damaged, OSError."""
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_at_once) as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise AlteredError("the wrapped key is no file")
             plain = orjson.loads(file.read(_MAX_KEY_FILE))
         if plain["schema"] != SCHEMA:
             raise AlteredError("the wrapped key is of another version")
@@ -73,6 +76,11 @@ def read_key(path: Path) -> WrappedKey:
         raise ShreddedError("its key was deleted: it can never be read again") from None
     except (ValueError, KeyError, TypeError, binascii.Error):
         raise AlteredError("the wrapped key was altered") from None
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for whoever writes a pipe that stands there."""
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
 
 
 class DataKeys:

@@ -5,6 +5,7 @@ key beside it (`.key`); a log has one writer and one start. Anything else in the
 Non-goal: contents.
 """
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,9 +48,13 @@ def segment_of(path: Path) -> Segment | None:
 
 
 def segments(directory: Path) -> list[Segment]:
-    """Return every segment in `directory`, in order; nothing where the directory is missing."""
+    """Return every segment in `directory`, in order; nothing where the directory is missing.
+
+    Regular files alone: a pipe under a segment's name would hold up whoever reads it for ever. Raises OSError.
+    """
     try:
-        paths = list(directory.iterdir())
+        with os.scandir(directory) as found:
+            paths = [directory / each.name for each in found if each.is_file(follow_symlinks=False)]
     except FileNotFoundError:
         return []
-    return sorted(found for path in paths if (found := segment_of(path)) is not None)
+    return sorted(segment for path in paths if (segment := segment_of(path)) is not None)

@@ -16,7 +16,16 @@ import typer
 from ext_authz.cli import audit_export, audit_proof, audit_shred, audit_stats
 from ext_authz.cli.audit_filters import Action, Decision, Policy, Reason, Resource, Since, Subject, Until, wanted
 from ext_authz.cli.audit_reading import Paths, open_trail, remarks
-from ext_authz.cli.frame import DEFAULT_CONFIG, ConfigOption, JsonOption, TrailKeyOption, clock_text, printable, say
+from ext_authz.cli.frame import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    TrailKeyOption,
+    clock_text,
+    printable,
+    say,
+    say_json,
+)
 
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Entry
@@ -120,7 +129,7 @@ def _pause() -> None:
 
 def _show(entry: "Entry", *, json: bool) -> None:
     if json:
-        say(entry.line.decode("utf-8", "replace"))
+        say_json(entry.line.decode("utf-8", "replace"))
         return
     text = _line(entry.event)
     if sys.stdout.isatty() and "NO_COLOR" not in os.environ:

@@ -93,10 +93,13 @@ def export(
 
 
 def _entries(trail: "Trail", wants: Wanted, meter: "Meter") -> "Iterator[Entry]":
-    for entry in trail.entries():
-        meter.moved(len(entry.line))
-        if wants(entry.event):
-            yield entry
+    try:
+        for entry in trail.entries():
+            meter.moved(len(entry.line))
+            if wants(entry.event):
+                yield entry
+    except OSError as error:
+        raise CommandError(f"cannot read `{error.filename}`: {(error.strerror or 'failed').lower()}") from None
 
 
 def _format(out: str, kind: str) -> str:

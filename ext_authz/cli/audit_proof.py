@@ -25,6 +25,7 @@ from ext_authz.cli.frame import (
     open_trail_key,
     printable,
     say,
+    say_json,
     trail_paths,
 )
 
@@ -95,7 +96,7 @@ def verify(
     if json:
         import orjson
 
-        say(orjson.dumps(report.plain(), option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(report.plain(), option=orjson.OPT_INDENT_2).decode())
     else:
         _show(report)
     return report.status
@@ -157,14 +158,14 @@ def prove(
     """
     from ext_authz.audit.proof import ProofError
     from ext_authz.audit.proof import prove as proven
-    from ext_authz.envelope.errors import AlteredError
+    from ext_authz.envelope.errors import AlteredError, UnsupportedError
     from ext_authz.envelope.files import replacing
 
     folders = _folders(paths, config)
     keys = _keys(public_key, config)
     try:
         text = proven(folders, event, open_trail_key(key, config), keys).text()
-    except (ProofError, AlteredError) as error:
+    except (ProofError, AlteredError, UnsupportedError) as error:
         raise CommandError(printable(str(error)), DOES_NOT_HOLD) from None
     if out is None:
         say(text.rstrip("\n"))
@@ -200,7 +201,7 @@ def verify_proof(
         raise CommandError(f"{proof}: not proven: {printable(str(error))}", DOES_NOT_HOLD) from None
     if json:
         made = {"event": event, "log": head.log_id, "index": event["seq"], "size": head.size, "key": str(by)}
-        say(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
         return
     say(printable(orjson.dumps(event, option=orjson.OPT_SORT_KEYS).decode()))
     complain(

@@ -11,7 +11,16 @@ from typing import Any, Final
 
 from ext_authz.cli.audit_filters import Action, Decision, Policy, Reason, Resource, Since, Subject, Until, wanted
 from ext_authz.cli.audit_reading import Paths, open_trail, remarks
-from ext_authz.cli.frame import DEFAULT_CONFIG, ConfigOption, JsonOption, TrailKeyOption, console, printable, say
+from ext_authz.cli.frame import (
+    DEFAULT_CONFIG,
+    ConfigOption,
+    JsonOption,
+    TrailKeyOption,
+    console,
+    printable,
+    say,
+    say_json,
+)
 
 _SHOWN: Final = 10
 _HOURS: Final = 24
@@ -53,7 +62,7 @@ def stats(
         import orjson
 
         plain = {name: dict(each.most_common()) for name, each in counts.items()}
-        say(
+        say_json(
             orjson.dumps({**plain, "damaged": trail.damaged, "gaps": trail.gaps()}, option=orjson.OPT_INDENT_2).decode()
         )
         return

@@ -155,6 +155,19 @@ def say(line: str = "") -> None:
     sys.stdout.write(line + "\n")
 
 
+def say_json(text: str) -> None:
+    """Write JSON to stdout: to a terminal with every character that could control it as its JSON escape."""
+    if sys.stdout.isatty():
+        text = "".join(c if c.isprintable() or c == "\n" else _escaped(c) for c in text)
+    say(text)
+
+
+def _escaped(character: str) -> str:
+    """JSON has these inside of strings only."""
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
 def report(diagnostics: Sequence[Diagnostic], texts: Mapping[str, str]) -> None:
     """Write diagnostics to stderr with their caret lines."""
     for each in diagnostics:
@@ -204,7 +217,7 @@ def clock_text(seconds: int | None) -> str:
 
     try:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    except (ValueError, OverflowError):  # recorded by another version: no reason to list nothing at all
+    except (ValueError, OverflowError, OSError):  # recorded by another version: no reason to list nothing at all
         return "after the year 9999"
 
 

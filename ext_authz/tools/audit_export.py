@@ -6,6 +6,7 @@ Non-goal: which events (the caller's iterator), and putting the file in place.
 
 import csv
 import io
+import re
 from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import IO, Any, Final
@@ -16,8 +17,11 @@ from ext_authz.audit.reader import Entry
 
 FORMATS: Final = ("jsonl", "csv", "parquet")
 BATCH_ROWS: Final = 10_000
-_FORMULA: Final = frozenset("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
+_SIGNS: Final = "=+\\-@\uff1d\uff0b\uff0d\uff20"
+_FORMULA: Final = re.compile(f" *[{_SIGNS}\t\r\n]")
 """What a spreadsheet may take for the beginning of a formula; the last four are the wide forms of the first."""
+_INNER: Final = re.compile(f"""([;\t\r\n][ "']*)(?=[{_SIGNS}])""")
+"""Where one may begin within a cell: a spreadsheet begins cells at semicolons in many languages, at tabs when told."""
 
 _TEXT, _NUMBER, _TEXTS, _MOMENT = "text", "number", "texts", "moment"
 COLUMNS: Final[tuple[tuple[str, str, tuple[str, ...]], ...]] = (
@@ -157,8 +161,9 @@ def _cell(value: Any) -> str | int:  # noqa: ANN401  JSON
     if type(value) is int:
         return value
     text = _words(value)
-    # CWE-1236: a leading quote makes it text. Spaces before it do not stop a spreadsheet.
-    return f"'{text}" if text.lstrip(" ")[:1] in _FORMULA and text else text
+    # CWE-1236: a leading quote makes it text. Neither spaces before it nor quotes round the cell stop a spreadsheet.
+    text = _INNER.sub(r"\1'", text)
+    return f"'{text}" if _FORMULA.match(text) else text
 
 
 def _words(value: Any) -> str:  # noqa: ANN401  JSON

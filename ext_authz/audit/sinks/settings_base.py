@@ -25,7 +25,6 @@ from ext_authz.settings import (
 JSON_FORMATS: Final = ("native", "ocsf", "ecs", "cloudevents")
 TEXT_FORMATS: Final = ("cef", "leef")
 FORMATS: Final = (*JSON_FORMATS, *TEXT_FORMATS)
-_LOOPBACK: Final = re.compile(r"127(?:\.[0-9]{1,3}){3}|::1|localhost")
 _VISIBLE: Final = re.compile(r"[!-~]{1,2048}\Z")
 _TOKEN: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}\Z")
 _HEADER_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,8190}[!-~])?\Z")
@@ -111,11 +110,6 @@ def _subject(value: object) -> str:
     if not isinstance(value, str) or not _SUBJECT.match(value):
         raise mistake(f"{shown(value)} is not a name of letters, digits, `.`, `_`, `-`, `:` and `/`")
     return value
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host is this machine for certain."""
-    return _LOOPBACK.fullmatch(host) is not None
 
 
 Format = Annotated[Literal["native", "ocsf", "ecs", "cloudevents", "cef", "leef"], BeforeValidator(_format)]

@@ -20,9 +20,8 @@ from ext_authz.audit.sinks.settings_base import (
     SinkBase,
     Timeout,
     Url,
-    is_loopback,
 )
-from ext_authz.settings import Flag, mistake
+from ext_authz.settings import Flag, is_loopback, mistake
 
 
 class HttpBase(SinkBase):

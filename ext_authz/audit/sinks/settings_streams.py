@@ -25,9 +25,8 @@ from ext_authz.audit.sinks.settings_base import (
     SinkBase,
     Timeout,
     Url,
-    is_loopback,
 )
-from ext_authz.settings import Count, Duration, Flag, Size, mistake
+from ext_authz.settings import Count, Duration, Flag, Size, is_loopback, mistake
 
 
 class SyslogSinkSettings(SinkBase):

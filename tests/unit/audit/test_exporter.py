@@ -614,3 +614,19 @@ def test_with_more_to_come_the_cursor_lags_a_moment_and_a_crash_repeats_but_neve
     rest = ListSink("other")
     drain(deliverer(trail, rest, chunk_bytes=1000))
     assert other.got + rest.got == lines
+
+
+def test_a_segment_of_another_version_holds_up_its_own_log_alone(trail: Path, spool: Spool) -> None:
+    lines = fill(spool, 5)
+    strange = trail / "control-20200101T000000Z-0123456789abcdef.000000.seg"
+    strange.write_bytes(b"EXTAZSEG\xff\xff" + bytes(400))
+    sink = ListSink()
+    delivery = deliverer(trail, sink)
+    with pytest.raises(Hold, match="format version 65535"):
+        delivery.step()
+    assert sink.got == lines
+    with pytest.raises(Hold):
+        delivery.step()
+    strange.unlink()
+    delivery.step()
+    assert sink.got == lines

@@ -1,6 +1,7 @@
 """audit: the trail as people and pipelines read it."""
 
 import json
+import os
 
 import pytest
 from command_line import ran
@@ -171,3 +172,48 @@ def test_no_trail_yet_is_one_line(tmp_path, capfd):
 @pytest.mark.parametrize("options", [["--decision", "maybe"], ["--reason", "no_polcy"]])
 def test_a_filter_that_can_match_nothing_is_a_usage_error(config, capfd, options):
     assert ran(capfd, "audit", "cat", *options, "-c", config).status == 2
+
+
+def test_json_on_a_terminal_cannot_control_it_and_is_the_same_json(tmp_path, capfd, monkeypatch):
+    log = tmp_path / f"{LOG}.jsonl"
+    log.write_text(json.dumps({"time": "t", "text": "\x7f\x9b31m\u202e\U000e0041\u00e4"}, ensure_ascii=False) + "\n")
+    recorded = ran(capfd, "audit", "cat", "--json", log).out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    shown = ran(capfd, "audit", "cat", "--json", log).out
+    assert json.loads(shown) == json.loads(recorded)
+    assert recorded == log.read_text()
+    assert shown[:-1].isprintable()
+
+
+def _folder(path):
+    path.mkdir()
+
+
+def _version(path):
+    path.write_bytes(b"EXTAZSEG\xff\xff" + bytes(400))
+
+
+@pytest.mark.parametrize("make", [_folder, os.mkfifo, _version])
+@pytest.mark.parametrize("command", [["cat"], ["stats"], ["tail", "--no-follow"], ["export"], ["prove", "0"]])
+def test_what_somebody_put_under_a_segments_name_hides_nothing_else(config, capfd, make, command):
+    make(config.parent / "run" / "audit" / f"{LOG}.000000.seg")
+    done = ran(capfd, "audit", *command, "-c", config)
+    assert "internal error" not in done.err
+    if command[0] in ("cat", "tail", "export"):
+        assert done.status == 0
+        assert len(done.out.splitlines()) == 4
+    assert ("not available in this version" in done.err) == (make is _version)
+
+
+def test_a_pipe_in_the_place_of_a_key_holds_nobody_up(config, capfd):
+    key = next((config.parent / "run" / "audit").glob("worker-0*.key"))
+    key.unlink()
+    os.mkfifo(key)
+    assert "the wrapped key is no file" in ran(capfd, "audit", "cat", "-c", config).err
+    assert ran(capfd, "audit", "verify", "-c", config).status == 1
+
+
+def test_times_no_calendar_has_are_shown_too(tmp_path, capfd):
+    log = tmp_path / f"{LOG}.jsonl"
+    log.write_text(json.dumps({"event": "x", "record": {"expires_at": 10**18, "before": -(10**18)}}) + "\n")
+    assert "expires_at=after the year 9999" in ran(capfd, "audit", "cat", log).out

@@ -160,3 +160,17 @@ def test_what_is_being_written_or_is_no_segment_is_not_shredded(config, trail, c
         assert done.status == 2
         assert "is no segment of the trail" in done.err
     assert (tmp_path / "audit.key").exists()
+
+
+def test_a_copy_in_which_nothing_can_be_compared_proves_nothing(config, trail, capfd, tmp_path):
+    copy = tmp_path / "ocsf.jsonl"
+    copy.write_text('{"class_uid":6003}\n' * 3)
+    done = ran(capfd, "audit", "verify", "--against", copy, "-c", config)
+    assert done.status == 1
+    assert "holds no event of a trail" in done.err
+
+
+def test_an_id_that_is_no_text_is_not_there(config, capfd):
+    done = ran(capfd, "audit", "prove", "\udcff", "-c", config)
+    assert done.status == 1
+    assert "no event here has the id" in done.err
