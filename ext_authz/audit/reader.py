@@ -249,10 +249,15 @@ class _Log:
         """Whether the event was not seen before, as far as its number says."""
         if seq < self._next:
             return False
-        if seq > self._next:
-            self.gaps.append(f"{self._next} to {seq - 1} are missing")
+        self.skip_to(seq)
         self._next = seq + 1
         return True
+
+    def skip_to(self, seq: int) -> None:
+        """Go on with number `seq`; what should have come before it is missing."""
+        if seq > self._next:
+            self.gaps.append(f"{self._next} to {seq - 1} are missing")
+            self._next = seq
 
 
 class _Sealed(_Log):
@@ -273,8 +278,11 @@ class _Sealed(_Log):
         return [(path, reader.at) for path, reader in self._readers.items()]
 
     def entries(self, trail: Trail) -> Iterator[Entry]:
+        last = max(reader.file.number for reader in self._readers.values())
         for path, reader in sorted(self._readers.items(), key=lambda item: item[1].file.number):
-            if path in self._lost or path in self._ended or not reader.behind():
+            if path in self._lost or path in self._ended:
+                continue
+            if not reader.behind() and (reader.at > HEADER_BYTES or reader.file.number == last):
                 continue
             try:
                 opened = reader.open()
@@ -292,11 +300,20 @@ class _Sealed(_Log):
                 self._lose(path)
                 continue
             if opened is None:
+                if reader.file.number < last and path.exists():
+                    # A segment is made when the one before it has its header: this one lost it.
+                    trail.problems.append(f"{path.name}: less than its header is left")
+                    trail.damaged += 1
+                    self._lose(path)
                 continue
             if not self._begun:
                 # Older segments were deleted in their time, or could not be read, which was said already.
                 self._next, self._begun = max(self._next, opened.header.first_seq), True
                 self._resumed = reader.at > HEADER_BYTES
+            elif reader.at == HEADER_BYTES:
+                self._next = opened.header.first_seq if self._resumed else self._next
+                self._resumed = False
+                self.skip_to(opened.header.first_seq)
             while found := reader.chunk():
                 for each in found:
                     yield from self._entry(each, trail)
