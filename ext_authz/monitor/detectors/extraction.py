@@ -276,10 +276,16 @@ class ModelExtraction(Fold):
         return found
 
     def merge(self, other: "ModelExtraction") -> None:
-        """Take in what another host, with the same key, saw of the day that runs here; any number of times."""
-        for about, theirs in other.models():
+        """Take in what another host, with the same key, saw of the day that runs here; any number of times.
+
+        A model that was never seen here is new here: what is usual for it is not known.
+        """
+        for about, theirs in list(other.models()):
             ours = self._models.get(about)
-            if ours is not None and ours.baseline.day == theirs.baseline.day:
+            if ours is None:
+                ours = _Model(theirs.baseline.day)
+                self._models.put(about, ours)
+            if ours.baseline.day == theirs.baseline.day:
                 ours.beyond.merge(theirs.beyond)
                 ours.subjects.merge(theirs.subjects)
 
