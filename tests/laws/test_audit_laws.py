@@ -307,6 +307,7 @@ def altered(data: bytes, kind: str, one: float, two: float) -> bytes:
 @given(st.lists(st.text(max_size=8), min_size=2, max_size=6), st.integers(0, 4), st.integers(0, 1), ALTERATIONS)
 @example(["", ""], 0, 0, [("cut", 1.0, 0.5), ("remove", 0.0, 0.75)])  # less than a header is left, a segment follows
 @example(["", ""], 0, 0, [("cut", 0.0, 0.0)])
+@example(["", ""], 0, 1, [("flip", 1.0, 0.01171875)])
 @example(["", ""], 1, 0, [("cut", 0.5, 1.0)])  # nothing but the next segment's header says that more was written
 def test_whatever_is_done_to_a_segment_nothing_false_is_read_and_what_is_missing_is_noticed(
     values: list[str], rotate_after: int, which: int, steps: list[tuple[str, float, float]]
@@ -321,7 +322,10 @@ def test_whatever_is_done_to_a_segment_nothing_false_is_read_and_what_is_missing
             data = altered(data, kind, one, two)
         path.write_bytes(data)
         read = trail(directory)
-        got = [entry.line for entry in read.entries()]
+        try:
+            got = [entry.line for entry in read.entries()]
+        except UnsupportedError:
+            return  # it looks like the work of a later version: said loudly, and nothing is read
         assert got == [line for line in lines if line in got], "in order, each once, none that was not recorded"
         torn_end = path == found[-1].path and got == lines[: len(got)]
         assert got == lines or read.damaged or read.gaps() or torn_end

@@ -137,8 +137,10 @@ def test_a_botnet_that_no_host_notices_alone_is_noticed_once_they_merge():
 
 
 def test_a_host_that_never_saw_a_model_learns_what_others_saw_of_it_and_does_not_judge_it_yet():
-    crowd = [event(at(9) + n, f"sub:{n % 30}", input=str(n)) for n in range(2900)]
+    crowd = [event(at(9) + n, f"sub:{n % 30}", resource="model/0", input=str(n)) for n in range(2900)]
     busy, idle = extraction(crowd), ModelExtraction(key=KEY)
     idle.merge(busy)
-    assert models(idle) == {about: seen for about, seen in models(busy).items() if seen[0] == at(9) // 86_400}
-    assert feed(idle, [event(at(9) + 3000 + n, f"sub:{n % 30}", input=f"new{n}") for n in range(300)]) == []
+    assert models(idle) == models(busy)
+    assert len(dict(busy.models())["model/0"].beyond) > 2000
+    more = [event(at(9) + 3000 + n, f"sub:{n % 30}", resource="model/0", input=f"new{n}") for n in range(300)]
+    assert feed(idle, more) == []
