@@ -28,6 +28,11 @@ def input_key(query_key: bytes) -> bytes:
     return hashlib.blake2b(b"inputs", key=query_key[:64], digest_size=32).digest()
 
 
+def tells_inputs_apart(settings: MonitorSettings | None) -> bool:
+    """Whether a monitor, here or of the whole fleet, has use for a hash of each body."""
+    return settings is not None and settings.model_extraction.enabled
+
+
 def webhooks(settings: MonitorSettings | None) -> list[Outlet]:
     """Return where alerts are delivered to. Raises ValueError where a library is missing."""
     return open_webhooks(settings.alerts.webhooks) if settings is not None else []

@@ -33,7 +33,7 @@ from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
 from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
-from ext_authz.server.watching import input_key
+from ext_authz.server.watching import input_key, tells_inputs_apart
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_replicator, open_store
 from ext_authz.state.reader import StateReader
@@ -82,7 +82,7 @@ class Worker:
             token_waits=self._token_waits,
             report_errors=settings.server.report_errors,
             redaction=Redaction(settings.audit.redact),
-            input_key=input_key(self._spool.query_key) if settings.monitor is not None else b"",
+            input_key=input_key(self._spool.query_key) if tells_inputs_apart(settings.monitor) else b"",
         )
         self._adopt(inputs)
         self._transport: Transport = open_transport(
