@@ -184,11 +184,15 @@ class RequestFacts:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What only the issuer of a token can say: whether it is active. `key` (hex) names the question."""
+    """What only the issuer of a token can say: whether it is active. `key` (hex) names the question.
+
+    `known`: it said so before, and that counts no longer; made-up tokens are never known.
+    """
 
     issuer: str
     key: str
     token: str = field(repr=False)
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)

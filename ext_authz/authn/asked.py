@@ -72,6 +72,10 @@ class Answers:
                 return answer
         return None
 
+    def knew(self, key: str) -> bool:
+        """Whether the issuer's last word was that the token is active, however long ago."""
+        return self._active.get(key) is not None
+
     def put(self, key: str, answer: Answer) -> None:
         """Keep an answer in place of an earlier one; a problem unsays nothing."""
         self._others.drop(key)
@@ -127,7 +131,7 @@ class AskedTokens:
         key = hashlib.sha256(self._digests[settings.issuer] + token.encode("ascii")).hexdigest()
         answer = self._answers.get(key, now_ns)
         if answer is None:
-            question = Question(settings.issuer, key, token)
+            question = Question(settings.issuer, key, token, self._answers.knew(key))
             return Refusal(Reason.INVALID_TOKEN, "no answer from its issuer yet", asks=question)
         if answer.problem:
             return Refusal(Reason.INVALID_TOKEN, answer.problem)

@@ -1,21 +1,25 @@
 """Asks issuers what tokens are, for all workers: in the control process, on a few threads an issuer.
 
 Law: one question a token at a time, `concurrency` under way, a bounded queue; an issuer that fails is left alone for
-a while (a circuit breaker), and everybody is told so at once. Non-goal: HTTP (issuer_kinds.py), waiting.
+a while (a circuit breaker), and everybody is told so at once. Tokens that were active before go first, so that a flood
+of made-up ones keeps nobody's from being judged again. Non-goal: HTTP (issuer_kinds.py), waiting.
 """
 
+import itertools
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import Final
+from enum import IntEnum
+from typing import Final, NamedTuple
 
 from ext_authz.authn.asked import Answer, Answers, AnySettings
 from ext_authz.server import log
 from ext_authz.server.issuer_kinds import Claims, IssuerError, ask
 
 QUEUED: Final = 256
+"""Questions of each kind (tokens that were active before, others) that wait for an issuer."""
 FAILURES: Final = 5
 """In a row, after which an issuer is left alone."""
 PAUSE_SECONDS: Final = (1.0, 2.0, 5.0, 10.0, 30.0)
@@ -91,8 +95,11 @@ class IssuerAsker:
         """Ask no more; what is under way ends by itself."""
         self.aim(())
 
-    def question(self, issuer: str, key: str, token: str) -> None:
-        """Ask, or answer at once where the answer is known or the issuer is left alone. Does not wait."""
+    def question(self, issuer: str, key: str, token: str, before: bool = False) -> None:  # noqa: FBT001, FBT002  from a link
+        """Ask, or answer at once where the answer is known or the issuer is left alone. Does not wait.
+
+        `before`: the token was active of late.
+        """
         with self._lock:
             found = self._issuers.get(issuer)
         if found is None:
@@ -101,7 +108,7 @@ class IssuerAsker:
         if known is not None:
             self._publish(key, known)
             return
-        found.put(key, token)
+        found.put(key, token, before=before)
 
     def tripped(self) -> dict[str, bool]:
         """Return which issuers are left alone at present."""
@@ -114,6 +121,20 @@ class IssuerAsker:
         self._publish(key, answer)
 
 
+class _Rank(IntEnum):
+    KNOWN = 0
+    OTHER = 1
+
+
+class _Waiting(NamedTuple):
+    """A question in its issuer's queue; `number` tells any two apart, so that tokens are never compared."""
+
+    rank: _Rank
+    number: int
+    key: str
+    token: str
+
+
 class _Issuer:
     """One issuer's queue and threads, which start with the first question."""
 
@@ -122,23 +143,27 @@ class _Issuer:
         self.breaker = Breaker()
         self._answered, self._ask, self._count = answered, ask, count
         self._lock = threading.Lock()
-        self._queue: queue.Queue[tuple[str, str] | None] = queue.Queue(QUEUED)
+        self._queue: queue.PriorityQueue[_Waiting] = queue.PriorityQueue()
+        self._numbers = itertools.count()
+        self._waiting = dict.fromkeys(_Rank, 0)
         self._under_way: set[str] = set()
         self._threads = 0
         self._stopped = False
         self._problem = ""
 
-    def put(self, key: str, token: str) -> None:
+    def put(self, key: str, token: str, *, before: bool) -> None:
+        rank = _Rank.KNOWN if before else _Rank.OTHER
         with self._lock:
             if self._stopped or key in self._under_way:
                 return
             if self.breaker.is_open(time.monotonic()):
                 problem, outcome = "its issuer does not answer and is left alone for a while", "left_alone"
-            elif self._queue.full():
+            elif self._waiting[rank] >= QUEUED:
                 problem, outcome = "too many questions to its issuer wait already", "shed"
             else:
                 self._under_way.add(key)
-                self._queue.put_nowait((key, token))
+                self._waiting[rank] += 1
+                self._queue.put(_Waiting(rank, next(self._numbers), key, token))
                 if self._threads < min(self.settings.concurrency, len(self._under_way)):
                     self._threads += 1
                     threading.Thread(target=self._run, name="issuer", daemon=True).start()
@@ -151,18 +176,19 @@ class _Issuer:
             self._stopped = True
             threads = self._threads
         for _ in range(threads):
-            try:
-                self._queue.put_nowait(None)
-            except queue.Full:
-                return  # whoever takes one of these sees that it is over
+            self._queue.put(_Waiting(_Rank.KNOWN, next(self._numbers), "", ""))
 
     def _run(self) -> None:
-        while (item := self._queue.get()) is not None and not self._stopped:
-            key, token = item
-            answer = self._answer(token)
+        while True:
+            waiting = self._queue.get()
+            if self._stopped:
+                return
             with self._lock:
-                self._under_way.discard(key)
-            self._answered(key, answer)
+                self._waiting[waiting.rank] -= 1
+            answer = self._answer(waiting.token)
+            with self._lock:
+                self._under_way.discard(waiting.key)
+            self._answered(waiting.key, answer)
 
     def _answer(self, token: str) -> Answer:
         settings = self.settings

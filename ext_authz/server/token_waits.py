@@ -1,7 +1,8 @@
 """Checks of tokens that only their issuer can judge, parked for as long as its answer may take.
 
 Law: one question a token at a time, a bounded number parked; a check that finds no place is refused at once, so a
-slow issuer holds up its own callers only, and few of them. Non-goal: asking (asking_issuers.py, control process).
+slow issuer holds up its own callers only, and few of them. Half of the places are for tokens that were active before,
+which no flood of made-up ones can fill. Non-goal: asking (asking_issuers.py, control process).
 """
 
 import time
@@ -35,15 +36,16 @@ class TokenWaits:
     def worth(self, question: Question) -> bool:
         """Whether to park a check for the answer; asks where nobody did of late."""
         now = time.monotonic()
+        room = self._limit if question.known else (self._limit + 1) // 2
         with self._parking.condition:
-            if self._parking.full:
+            if self._parking.full or self._parking.waiting >= room:
                 return False
             asked = self._asked.get(question.key)
             if asked is not None and now - asked < self._parking.seconds:
                 return True
-            if len(self._asked) >= self._limit:
+            if len(self._asked) >= room:
                 self._asked = {key: at for key, at in self._asked.items() if now - at < self._parking.seconds}
-            if len(self._asked) >= self._limit:
+            if len(self._asked) >= room:
                 return False
             self._asked[question.key] = now
         self._ask(question)

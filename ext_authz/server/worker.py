@@ -176,7 +176,7 @@ class Worker:
         )
 
     def _question(self, question: Question) -> None:
-        self._link.post(Kind.QUESTION, orjson.dumps([question.issuer, question.key, question.token]))
+        self._link.post(Kind.QUESTION, orjson.dumps([question.issuer, question.key, question.token, question.known]))
 
     def _want(self, issuer: str, kid: str) -> None:
         self._link.post(Kind.WANTED, orjson.dumps([issuer, kid]))

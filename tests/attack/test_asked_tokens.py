@@ -214,6 +214,25 @@ def test_an_outage_is_no_error_that_envoy_may_take_for_an_allow(tmp_path, issuer
     one.close()
 
 
+def test_a_flood_of_made_up_tokens_keeps_nobodys_from_being_judged_again(tmp_path, issuer):
+    one = ServedAsking(tmp_path, "grpcio", configuration(issuer, ", remember: 1s, concurrency: 1"), seconds=8.0)
+    text = issuer.grant("opaque-1")
+    assert one.token(text)[0].allowed
+    end = time.monotonic() + 1.1
+    issuer.delay = 0.4
+    threads = [threading.Thread(target=one.token, args=(f"made-up-{number}",)) for number in range(70)]
+    for thread in threads:
+        thread.start()
+    while time.monotonic() < end or not one.waits.waiting:
+        time.sleep(0.05)
+    reply, _ = one.token(text)
+    issuer.delay = 0.0
+    for thread in threads:
+        thread.join()
+    one.close()
+    assert reply.allowed
+
+
 def test_nobody_waits_where_too_many_wait_already(tmp_path, issuer):
     one = ServedAsking(tmp_path, "native", configuration(issuer), limit=0)
     refused(one.token(issuer.grant("opaque-1")), "invalid_token", "no answer from its issuer yet")

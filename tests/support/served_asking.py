@@ -39,7 +39,9 @@ class ServedAsking(Served):
         self.answers = Answers()
         inputs = config.load_inputs(folder / "ext-authz.yaml", os.environ)
         self.asker = IssuerAsker(inputs.settings.identity.asked, self._arrived)
-        self.waits = TokenWaits(lambda each: self.asker.question(each.issuer, each.key, each.token), **waits)
+        self.waits = TokenWaits(
+            lambda each: self.asker.question(each.issuer, each.key, each.token, each.known), **waits
+        )
         self.waits.start()
         self.service._token_waits = self.waits
         self.service.snapshot = wiring.build(inputs, lasting=Lasting(answers=self.answers))
