@@ -70,6 +70,26 @@ def keep(run_dir: Path, archive: bytes, bundle: Bundle) -> None:
         raise _not_kept(f"cannot keep it in {folder}: {_reason(error)}") from None
 
 
+def remember(run_dir: Path, bundle: Bundle) -> None:
+    """Bring what is remembered up to the bundle on the disk, where an end by force came between the two writes.
+
+    Else that bundle would be in force and an older one be believed after it. On a clean state there is nothing to do.
+    Raises BundleError.
+    """
+    folder, name = run_dir / FOLDER, bundle.manifest.name
+    before = read_believed(run_dir, name)
+    if before is None or before.revision >= bundle.manifest.revision:
+        return
+    try:
+        with _locked(folder):
+            everything = _read_all(run_dir)
+            before = everything.pop(name, None)
+            if before is not None and before.revision < bundle.manifest.revision:
+                _write(folder / BELIEVED, _to_bytes({**everything, name: bundle.to_believed()}))
+    except OSError as error:
+        raise _not_kept(f"cannot keep its revision in {folder}: {_reason(error)}") from None
+
+
 def _read_all(run_dir: Path) -> dict[str, Believed]:
     path = run_dir / FOLDER / BELIEVED
     try:

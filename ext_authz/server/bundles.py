@@ -15,7 +15,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from ext_authz import config, wiring
-from ext_authz.bundle.kept import archive_path, keep
+from ext_authz.bundle.kept import archive_path, keep, remember
 from ext_authz.bundle.problems import BundleError, Problem
 from ext_authz.bundle.settings import BundleSettings
 from ext_authz.config import Inputs
@@ -55,7 +55,11 @@ def ensure(config_file: Path, environ: Mapping[str, str]) -> None:
     Raises BundleError, DocumentError. Without `policies.bundle` there is nothing to do.
     """
     draft = config.read_inputs(config_file, environ)
-    if draft.bundle_error is None or draft.inputs is None:
+    if draft.inputs is None:
+        return
+    if draft.bundle is not None:
+        remember(draft.inputs.settings.run_dir, draft.bundle)
+    if draft.bundle_error is None:
         return
     settings = draft.inputs.settings
     config.prepare_run_dir(settings.run_dir)

@@ -132,6 +132,23 @@ def test_a_kept_bundle_is_verified_again_at_every_start(tmp_path):
         wiring.load(config, os.environ)
 
 
+def test_an_end_by_force_between_bundle_and_memory_lets_no_older_bundle_in_at_the_next_start(tmp_path):
+    config = configured(tmp_path)
+    older, newer = fresh(POLICY, revision=10), fresh(OTHER, revision=11)
+    adopt(config, os.environ, older)
+    memory = (tmp_path / "run/bundle/believed.json").read_bytes()
+    adopt(config, os.environ, newer)
+    (tmp_path / "run/bundle/believed.json").write_bytes(memory)
+    ensure(config, os.environ)
+    assert believed(tmp_path) == 11
+    reloads, _ = reloader(config)
+    assert reloads.reload(older).problem is Problem.ROLLBACK
+    assert reloads.inputs.revision.endswith("-b11")
+    (tmp_path / "run/bundle/believed.json").unlink()
+    ensure(config, os.environ)
+    assert not (tmp_path / "run/bundle/believed.json").exists()
+
+
 def test_a_kept_bundle_that_expired_is_begun_with(tmp_path, monkeypatch):
     config = configured(tmp_path)
     adopt(config, os.environ, fresh(POLICY, revision=5))
