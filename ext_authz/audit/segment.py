@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, NamedTuple
@@ -184,16 +184,7 @@ class Segment:
             place = end
 
     def _next(self, data: bytes, at: int, place: int) -> int:
-        """Return where a frame opens again in `data`, from `place` on, or one may begin that is not whole yet."""
-        while (found := _START.search(data, place)) is not None and (place := found.start()) + HEAD_BYTES <= len(data):
-            word, counter, _, check = _CHECKED.unpack_from(data, place)
-            end, head = place + OVERHEAD_BYTES + (word & _SIZE_MASK), data[place : place + 12]
-            if crc32(head, (at + place) & _CRC_MASK) == check and (
-                end > len(data) or self._opens(data[place + HEAD_BYTES : end], counter, at + place, head)
-            ):
-                return place
-            place += 1
-        return max(place, len(data) - HEAD_BYTES + 1)
+        return resume(data, at, place, self._opens)
 
     def _opens(self, sealed: bytes, counter: int, at: int, head: bytes) -> bool:
         try:
@@ -223,6 +214,30 @@ def frames(data: bytes, at: int = HEADER_BYTES) -> Iterator[Frame]:
             return
         yield Frame(kind, events, at + place, at + end)
         place = end
+
+
+def resume(data: bytes, at: int, place: int, opens: Callable[[bytes, int, int, bytes], bool] | None = None) -> int:
+    """Return where a frame begins again in `data`, from `place` on, or one may begin that is not whole yet.
+
+    `opens` (its sealed bytes, counter, file offset and head) has the last word; without it the head's CRC decides.
+    """
+    while (found := _START.search(data, place)) is not None and (place := found.start()) + HEAD_BYTES <= len(data):
+        word, counter, _, check = _CHECKED.unpack_from(data, place)
+        end, head = place + OVERHEAD_BYTES + (word & _SIZE_MASK), data[place : place + 12]
+        if crc32(head, (at + place) & _CRC_MASK) == check and (
+            opens is None or end > len(data) or opens(data[place + HEAD_BYTES : end], counter, at + place, head)
+        ):
+            return place
+        place += 1
+    return max(place, len(data) - HEAD_BYTES + 1)
+
+
+def torn(data: bytes, at: int) -> bool:
+    """Whether `data` may still become a frame at file offset `at`: its head is not whole, or is one."""
+    if len(data) < HEAD_BYTES:
+        return True
+    word, _, _, check = _CHECKED.unpack_from(data)
+    return word >> _KIND_SHIFT in _KINDS and crc32(data[:12], at & _CRC_MASK) == check
 
 
 def read_header(data: bytes) -> tuple[Header, bytes]:

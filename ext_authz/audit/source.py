@@ -10,7 +10,7 @@ from typing import Final, Protocol
 
 from ext_authz.audit.reader import SegmentReader, read_bytes
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
-from ext_authz.audit.segment import HEADER_BYTES, Kind, Record, frames
+from ext_authz.audit.segment import HEADER_BYTES, Kind, Record, frames, resume, torn
 from ext_authz.audit.trail import Segment, segments
 from ext_authz.envelope.errors import AlteredError
 
@@ -108,12 +108,17 @@ class SealedSource:
 
 
 def _count(path: Path, offset: int) -> Tally:
-    """Return the end of the last whole frame, and how many there are from `offset`. Raises OSError."""
+    """Return the end of the last whole frame, and how many there are from `offset`. Raises OSError.
+
+    Damage counts as one, and what stands behind it counts too: nothing of it is to be taken for delivered or absent.
+    """
     at, count = max(offset, HEADER_BYTES), 0
     while data := read_bytes(path, at, _COUNT_BYTES):
         before = at
         for each in frames(data, at):
             at, count = each.end, count + (each.kind is not Kind.MARK)
-        if at == before:
+        if at == before and torn(data, at):
             break
+        if at == before:
+            at, count = at + resume(data, at, 1), count + 1
     return Tally(max(at, offset), count)

@@ -85,7 +85,7 @@ def _extension(item: Item, event: Event, what: str) -> list[tuple[str, str]]:
 
 
 def _header(value: str) -> str:
-    return _CONTROLS.sub(" ", value).replace("\\", "\\\\").replace("|", "\\|")[:512]
+    return _CONTROLS.sub(" ", value[:512]).replace("\\", "\\\\").replace("|", "\\|")
 
 
 def _value(value: str) -> str:

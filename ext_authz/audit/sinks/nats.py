@@ -85,8 +85,8 @@ class NatsSink:
     async def _publish(self, items: Sequence[Item]) -> list[Refused]:
         if self._connection is None:
             self._said = ""
-            self._connection = client = self._library.aio.client.Client()
             secure = self._url.startswith("tls:")
+            self._connection = client = (_tls_only if secure else _any)(self._library.aio.client.Client)
             await client.connect(
                 self._url,
                 name="ext-authz",
@@ -130,3 +130,26 @@ class NatsSink:
         if "certificate_verify_failed" in said or "certificate verify failed" in said:
             return Hold("its certificate is not trusted")
         return Retry(f"error {code}" if code else type(error).__name__)
+
+
+def _any(client: Any) -> Any:  # noqa: ANN401  the library's
+    return client()
+
+
+def _tls_only(client: Any) -> Any:  # noqa: ANN401  the library's
+    """Return a client that says nothing to a server which did not ask for TLS.
+
+    The library upgrades a connection to `tls://` only where the server's first line, which is in clear text, says so;
+    whoever is on the way could leave that out, and would be given the credentials and every event.
+    """
+
+    class TlsOnly(client):  # type: ignore[misc]
+        def _connect_command(self) -> bytes:
+            if not self._server_info.get("tls_required"):
+                raise Hold("it does not ask for TLS, or somebody on the way says so")
+            command: bytes = super()._connect_command()
+            return command
+
+    if not hasattr(client, "_connect_command"):
+        raise Hold("this version of nats-py is not known to keep to TLS")
+    return TlsOnly()

@@ -17,7 +17,7 @@ from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.formats import native
 from ext_authz.audit.reader import SegmentReader
 from ext_authz.audit.sealing import Opener
-from ext_authz.audit.segment import Kind
+from ext_authz.audit.segment import HEADER_BYTES, Kind, frames
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.audit.sinks import Hold, Item, Refused, Retry, Split
 from ext_authz.audit.sinks.file import FileSink
@@ -585,8 +585,9 @@ def test_a_sink_has_a_segment_once_its_durable_cursor_stands_behind_the_last_who
     down.down = False
     drain(other)
     assert exporter.delivered(segment)
+    part = spool._part
     with segment.path.open("ab") as file:
-        file.write(segment.path.read_bytes()[-50:-20])  # torn: nobody will ever end it
+        file.write(part.segment.seal(Kind.EVENT, bytes(99), part.size, 99, part.events)[:50])  # nobody will ever end it
     assert exporter.delivered(segment)
     assert Exporter(trail, [], source=SealedSource(trail, open_key)).delivered(segment)
 
@@ -630,3 +631,28 @@ def test_a_segment_of_another_version_holds_up_its_own_log_alone(trail: Path, sp
     strange.unlink()
     delivery.step()
     assert sink.got == lines
+
+
+def test_damage_ahead_of_a_sink_that_is_down_is_not_taken_for_delivered(trail: Path, spool: Spool) -> None:
+    """Else retention would delete what stands behind it, and nobody would count that."""
+    lines = fill(spool, 6)
+    spool.rotate()
+    segment = segments(trail)[0]
+    ends = [each.end for each in frames(segment.path.read_bytes()[HEADER_BYTES:])]
+    data = bytearray(segment.path.read_bytes())
+    data[ends[0]] ^= 0x40
+    segment.path.write_bytes(data)
+    sink = ListSink()
+    sink.down = True
+    exporter = Exporter(trail, [Outlet(sink)], source=SealedSource(trail, open_key))
+    delivery = exporter._deliveries[0]
+    with pytest.raises(ConnectionRefusedError):
+        delivery.step()
+    assert not exporter.delivered(segment)
+    sink.down = False
+    drain(delivery)
+    assert exporter.delivered(segment)
+    assert [line for line in sink.got if b"log" in line and b"schema" not in line] == lines[1:]
+    book = exporter.ledger()["list"]
+    assert (book["dropped"], book["pending"]) == (1, 0)
+    assert book["emitted"] == book["delivered"] + book["dropped"]
