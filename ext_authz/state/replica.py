@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from ext_authz.state import Page
-from ext_authz.state.changes import Change, from_record
+from ext_authz.state.changes import Change, Kind, from_record
 from ext_authz.state.sqlite import BUSY_TIMEOUT_MS, SqliteStore, as_store_error
 
 MAX_AHEAD_NS: Final = 300 * 1_000_000_000
@@ -221,9 +221,10 @@ class ReplicaStore(SqliteStore):
         self._insert(row.record, row.origin)
         self._learn()
         self._advance(change.at_ns)
-        for _, origin, record in sorted(
-            each for each in self._known[_key(change)] if each[:2] > (change.at_ns, row.origin)
-        ):
+        later = sorted(each for each in self._known[_key(change)] if each[:2] > (change.at_ns, row.origin))
+        if change.kind is not Kind.APPROVAL:
+            later = later[-1:]  # the last of them holds alone; all would be a square of rows after a long time apart
+        for _, origin, record in later:
             self._insert(record, origin, repeats=True)
 
     def _insert(self, record: str, origin: Origin | None = None, *, repeats: bool = False) -> int:

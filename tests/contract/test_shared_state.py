@@ -151,6 +151,19 @@ def test_hosts_that_were_apart_agree_once_they_meet(host: Hosts) -> None:
     assert [each.state().quarantine_of("sub:mallory", NOW_NS) for each in (a, b)] == ["quarantined: again"] * 2
 
 
+def test_hosts_that_were_apart_for_long_grow_by_what_happened_and_not_by_its_square(host: Hosts) -> None:
+    a, b = host(), host(clock_ns=NOW_NS + 1)
+    settle(a, b)
+    for number in range(60):
+        for each in (a, b):
+            each.clock += 1_000_000_000
+            each.quarantine("sub:mallory", withdraw=number % 2 == 0)
+    settle(a, b)
+    told = [each.state().quarantine_of("sub:mallory", NOW_NS) for each in (a, b)]
+    assert told == ["quarantined: odd"] * 2
+    assert max(each.store.read(0).last_id for each in (a, b)) <= 3 * 60
+
+
 def test_a_withdrawal_of_all_of_a_groups_approvals_reaches_one_that_arrives_later(host: Hosts) -> None:
     a, b = host(), host(clock_ns=NOW_NS + 10)
 
