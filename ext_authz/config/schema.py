@@ -22,6 +22,7 @@ from ext_authz.authn.mtls import MtlsSettings
 from ext_authz.authn.roles import RoleBindingSettings
 from ext_authz.authn.tokens import TokensSettings
 from ext_authz.bundle.settings import BundleSettings
+from ext_authz.config.tracing import TracingSettings
 from ext_authz.headers import DEFAULT_HEADERS
 from ext_authz.monitor.settings import MonitorSettings
 from ext_authz.settings import (
@@ -200,6 +201,13 @@ class AdminSettings(Section):
     """Let whoever has the credential record and lift quarantines there; without it the listener only shows."""
 
 
+class LogSettings(Section):
+    """What is written on stderr: one line for each noteworthy thing, never one for each check."""
+
+    format: Literal["text", "json"] = "text"
+    """`text` for people; `json` for collectors: an object of `time`, `level`, `process`, `message` on each line."""
+
+
 class ResourcesSettings(Section):
     """What is being asked for: routes, and what is known of each resource."""
 
@@ -296,5 +304,9 @@ class Settings(Section):
     """The audit trail and where it is delivered."""
     monitor: MonitorSettings | None = None
     """Detectors, and what follows from what they find. Without this section nothing is watched."""
+    log: LogSettings = LogSettings()
+    """What is written on stderr."""
+    tracing: TracingSettings | None = None
+    """Spans of checks for an OpenTelemetry collector."""
     state: StateSettings = StateSettings()
     """Approvals, revocations and quarantines."""

@@ -76,6 +76,7 @@ class Control:
 
     def __init__(self, config_file: Path, link: Link, inputs: Inputs, fetched: Fetched) -> None:
         settings = inputs.settings
+        log.use(settings.log.format)
         self._link = link
         self._run_dir = settings.run_dir
         audit = settings.run_dir / "audit"
@@ -226,12 +227,16 @@ class Control:
         self._registry.count(RELOADS, "failed" if result.problems else "ok")
         self._last_reload = LastReload(time.time(), result.problems, result.stale)
         if result.problems:
-            log.line(CONTROL, "reload failed, the last good configuration stays:\n" + "\n".join(result.problems))
+            log.line(
+                CONTROL,
+                "reload failed, the last good configuration stays:\n" + "\n".join(result.problems),
+                level="error",
+            )
         else:
             log.line(CONTROL, f"revision {result.revision} is loaded" + (" (nothing changed)" * result.unchanged))
         self._bundles.aim()
         for section in result.stale:
-            log.line(CONTROL, f"`{section}` changed; that takes effect at the next start")
+            log.line(CONTROL, f"`{section}` changed; that takes effect at the next start", level="warning")
         self._record(
             "reload",
             result="failed" if result.problems else "ok",
@@ -257,7 +262,8 @@ class Control:
     def _record_sinks(self) -> None:
         while not self._sink_news.empty():
             sink, state, reason = self._sink_news.get()
-            log.line(CONTROL, f"the sink `{sink}` is {state}" + (f": {reason}" if reason else ""))
+            said = f"the sink `{sink}` is {state}" + (f": {reason}" if reason else "")
+            log.line(CONTROL, said, level="info" if state == "up" else "error")
             self._record(
                 "sink",
                 result="ok" if state == "up" else "failed",

@@ -1,15 +1,44 @@
-"""One line on stderr for each noteworthy thing; never one per check."""
+"""One line on stderr for each noteworthy thing, as text or as JSON; never one per check.
+
+Law: a message is one line whatever it holds, so that nothing in it can look like another one.
+"""
 
 import datetime as dt
+import json
 import sys
+from typing import Literal
+
+Format = Literal["text", "json"]
+
+_as_json = False
 
 
-def line(process: str, message: str) -> None:
-    """Write `TIME ext-authz[PROCESS] MESSAGE` in one write; newlines in the message are indented."""
+def use(form: Format) -> None:
+    """Write in this form from now on, in this process."""
+    global _as_json  # noqa: PLW0603  one stderr, one form
+    _as_json = form == "json"
+
+
+def line(process: str, message: str, *, level: Literal["info", "warning", "error"] = "info") -> None:
+    """Write a line in one write.
+
+    As text `TIME ext-authz[PROCESS] MESSAGE`, newlines in the message indented, what cannot be printed escaped; as
+    JSON an object of `time`, `level`, `process` and `message`.
+    """
     stamp = dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    text = message.replace("\n", "\n  ")
+    if _as_json:
+        written = json.dumps({"time": stamp, "level": level, "process": process, "message": message})
+    else:
+        text = "\n  ".join(_printable(each) for each in message.split("\n"))
+        written = f"{stamp} ext-authz[{process}] {text}"
     try:
-        sys.stderr.write(f"{stamp} ext-authz[{process}] {text}\n")
+        sys.stderr.write(f"{written}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         return  # whoever read stderr has gone; decisions go on
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

@@ -61,6 +61,7 @@ MONITOR_QUARANTINES: Final = "ext_authz_monitor_quarantines"
 MONITOR_WITHHELD: Final = "ext_authz_monitor_withheld_total"
 MONITOR_ERRORS: Final = "ext_authz_monitor_errors_total"
 READY: Final = "ext_authz_ready"
+SPANS: Final = "ext_authz_spans_total"
 INTERNAL_ERRORS: Final = "ext_authz_internal_errors_total"
 CLOCK_SKEW: Final = "ext_authz_clock_skew_total"
 KEYS_AGE: Final = "ext_authz_jwks_age_seconds"
@@ -96,6 +97,7 @@ FAMILIES: Final[dict[str, Family]] = {
     MONITOR_QUARANTINES: Family("gauge", "Quarantines in force that a monitor imposed."),
     MONITOR_WITHHELD: Family("counter", "Quarantines that the monitor did not impose, by why.", ("why",)),
     MONITOR_ERRORS: Family("counter", "Events that a detector failed on, by kind of exception.", ("error",)),
+    SPANS: Family("counter", "Spans of checks, by what became of them: sent, failed, dropped.", ("result",)),
     INTERNAL_ERRORS: Family("counter", "Checks that failed on a bug or an outage, by kind of exception.", ("error",)),
     CLOCK_SKEW: Family("counter", "Checks whose request time was over 60 s from this machine's clock."),
     KEYS_AGE: Family("gauge", "Seconds since an issuer's keys were last fetched.", ("issuer",)),

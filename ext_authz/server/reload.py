@@ -15,7 +15,7 @@ from ext_authz.documents import DocumentError
 from ext_authz.server.bundles import adopt
 from ext_authz.server.watch import Watch
 
-NEEDS_RESTART = ("server", "admin", "run_dir", "audit", "state", "monitor")
+NEEDS_RESTART = ("server", "admin", "run_dir", "audit", "state", "monitor", "log", "tracing")
 """Sections that processes read once, at their start."""
 
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.coalesce import Coalescer
@@ -24,9 +24,13 @@ from ext_authz.server.metrics import AUDIT_EVENTS, WorkerMetrics
 from ext_authz.server.token_waits import TokenWaits
 from ext_authz.state import State
 
+if TYPE_CHECKING:
+    from ext_authz.server.traces import Tracer
+
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 SERVICE = "envoy.service.auth.v3.Authorization"
 _NO_CLAIMS: Final[frozenset[str]] = frozenset()
+_TRACE_HEADERS: Final = frozenset({"traceparent"})
 COMMIT_DEADLINE_NS = 200_000_000
 """How long an `audit_logged` answer may wait for the disk before it becomes `audit_unavailable`: less than the 250 ms
 after which the generated Envoy configurations give up, so that what the caller is told is what the trail says."""
@@ -72,6 +76,7 @@ class Service:
         report_errors: bool = False,
         redaction: Redaction = NOTHING,
         input_key: bytes = b"",
+        tracer: "Tracer | None" = None,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         """`input_key` keys the hashes of bodies by which a monitor tells inputs apart; without it there are none."""
@@ -84,6 +89,7 @@ class Service:
         self._token_waits = token_waits
         self._report_errors = report_errors
         self._redaction = redaction
+        self._tracer = tracer
         self._input_key = input_key
         self._strangers = Coalescer(self._write_coalesced)
         self._strangers_lock = threading.Lock()
@@ -129,6 +135,8 @@ class Service:
             outcome = _failed(known, Reason.INTERNAL_ERROR, type(error).__name__)
             wire = response.write(outcome, report_errors=self._report_errors)
             self._metrics.internal_error(error)
+        if self._tracer is not None:
+            self._tracer.begin(data, outcome)
         return _Decided(outcome, wire, snapshot, started)
 
     def _closed(self, answer: Callable[[], _Answer]) -> _Answer | bytes:
@@ -167,6 +175,8 @@ class Service:
 
         def settled(durable: bool) -> None:  # noqa: FBT001  the committer's callback has one argument
             send(wait.ready if durable else self.undurable(wait))
+            if durable and self._tracer is not None:
+                self._tracer.end(wait.outcome)
 
         try:
             self._committer.commit(settled, self._clock_ns() + COMMIT_DEADLINE_NS)
@@ -208,7 +218,8 @@ class Service:
         if snapshot is None:
             unknown = outcome_of(decision_id, now_ns, None)
             return _failed(unknown, Reason.NOT_READY, "no policies are loaded yet")
-        facts = request.read(data, snapshot.header_names, snapshot.headers.injectable, snapshot.routes.sources)
+        names = snapshot.header_names if self._tracer is None else snapshot.header_names | _TRACE_HEADERS
+        facts = request.read(data, names, snapshot.headers.injectable, snapshot.routes.sources)
         if isinstance(facts, Refusal):
             return _failed(outcome_of(decision_id, now_ns, snapshot), facts.reason, facts.detail)
         return check(facts, snapshot, self._read_state(), decision_id, now_ns)
@@ -255,7 +266,11 @@ class Service:
     def _answered(self, outcome: Outcome, wire: bytes, duration_ns: int) -> bytes | Wait:
         self._metrics.observe(outcome, duration_ns)
         decision = outcome.decision
-        return Wait(wire, outcome) if decision.audit_logged and decision.allowed else wire
+        if decision.audit_logged and decision.allowed:
+            return Wait(wire, outcome)
+        if self._tracer is not None:
+            self._tracer.end(outcome)
+        return wire
 
     def _event(self, outcome: Outcome, snapshot: Snapshot | None, coalesced: int = 0) -> Callable[[int], bytes]:
         """Return what makes the event once its place in the trail is known."""

@@ -205,7 +205,7 @@ class Supervisor:
         child.due = time.monotonic() + pause
         code = process.returncode
         how = f"signal {-code}" if code < 0 else f"exit {code}"
-        log.line("supervisor", f"{child.name} ended ({how}); starting it again in {pause} s")
+        log.line("supervisor", f"{child.name} ended ({how}); starting it again in {pause} s", level="error")
         if not self._announced and child is not self._control and child.failures >= len(BACKOFF_SECONDS):
             self._fatal = self._fatal or f"{child.name} ended {child.failures} times before it was ready ({how})"
 
@@ -222,7 +222,7 @@ class Supervisor:
                 try:
                     child.process.wait(max(0.0, deadline - time.monotonic()))
                 except subprocess.TimeoutExpired:
-                    log.line("supervisor", f"{child.name} did not end in time and is killed")
+                    log.line("supervisor", f"{child.name} did not end in time and is killed", level="error")
                     child.process.kill()
                     child.process.wait()
 
@@ -254,6 +254,7 @@ def serve(config_file: Path) -> int:
         raise StartError(f"no bundle to begin with ({error.problem}): {error}") from None
     inputs, _ = wiring.load(config_file, os.environ)
     settings = inputs.settings
+    log.use(settings.log.format)
     config.prepare_run_dir(settings.run_dir)
     with (settings.run_dir / "lock").open("a") as lock:
         try:
@@ -270,7 +271,7 @@ def serve(config_file: Path) -> int:
         except KeyUnavailableError as error:
             raise StartError(f"audit trail: {error}") from None
         for warning in warnings:
-            log.line("supervisor", f"warning: {warning}")
+            log.line("supervisor", f"warning: {warning}", level="warning")
         try:
             open_store(settings.state, settings.run_dir, create=True).close()
             open_replicator(settings.state, settings.run_dir)

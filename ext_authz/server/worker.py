@@ -10,7 +10,9 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import orjson
 
@@ -28,7 +30,15 @@ from ext_authz.server import log
 from ext_authz.server.key_waits import KeyWaits
 from ext_authz.server.last_use import LastUseWriter
 from ext_authz.server.link import Kind, Link, adopt
-from ext_authz.server.metrics import CHECKPOINT_AGE, DATA_KEY_READY, MISSED, STATE_AGE, MetricsWriter, WorkerMetrics
+from ext_authz.server.metrics import (
+    CHECKPOINT_AGE,
+    DATA_KEY_READY,
+    MISSED,
+    SPANS,
+    STATE_AGE,
+    MetricsWriter,
+    WorkerMetrics,
+)
 from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
@@ -37,6 +47,9 @@ from ext_authz.server.watching import input_key, tells_inputs_apart
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_replicator, open_store
 from ext_authz.state.reader import StateReader
+
+if TYPE_CHECKING:
+    from ext_authz.server.traces import Tracer
 
 ENVELOPE_BYTES = 256 * 1024
 """What a CheckRequest may hold beyond the body: headers, certificate, metadata."""
@@ -50,6 +63,7 @@ class Worker:
 
     def __init__(self, number: int, link: Link, inputs: Inputs, fetched: Fetched) -> None:
         settings = inputs.settings
+        log.use(settings.log.format)
         self._name = f"worker-{number}"
         self._link = link
         self._settings = settings
@@ -73,6 +87,7 @@ class Worker:
         self._lasting = Lasting()
         self._last_use = LastUseWriter(self._lasting.used, settings.run_dir, self._name)
         self._token_waits = TokenWaits(self._question)
+        self._tracer = self._open_tracer(settings)
         self._service = Service(
             read_state=lambda: self._state.state,
             spool=self._spool,
@@ -82,6 +97,7 @@ class Worker:
             token_waits=self._token_waits,
             report_errors=settings.server.report_errors,
             redaction=Redaction(settings.audit.redact),
+            tracer=self._tracer,
             input_key=input_key(self._spool.query_key) if tells_inputs_apart(settings.monitor) else b"",
         )
         self._adopt(inputs)
@@ -90,12 +106,21 @@ class Worker:
         )
         self._done = threading.Event()
 
+    def _open_tracer(self, settings: Settings) -> "Tracer | None":
+        if settings.tracing is None:
+            return None
+        from ext_authz.server.traces import Tracer
+
+        return Tracer(settings.tracing, self._name, lambda result, by: self._metrics.count(SPANS, result, by=by))
+
     def run(self) -> None:
         """Serve until the supervisor says drain or is gone."""
         self._committer.start()
         self._key_waits.start()
         self._token_waits.start()
         self._last_use.start()
+        if self._tracer is not None:
+            self._tracer.start()
         if self._replicator is not None:
             self._replicator.start()
         self._state.start()
@@ -114,6 +139,8 @@ class Worker:
         threading.Thread(target=self._follow, name="link", daemon=True).start()
         self._done.wait()
         self._transport.stop(self._settings.server.drain)
+        if self._tracer is not None:
+            self._tracer.stop()
         self._key_waits.stop()
         self._token_waits.stop()
         self._state.stop()
@@ -133,17 +160,17 @@ class Worker:
                 try:
                     self._adopt(Inputs.from_bytes(payload))
                 except Exception as error:  # noqa: BLE001  whatever is wrong with it, the last good one stays
-                    log.line(self._name, f"keeps its snapshot: {type(error).__name__}: {error}")
+                    log.line(self._name, f"keeps its snapshot: {type(error).__name__}: {error}", level="error")
             elif kind is Kind.KEYS:
                 try:
                     self._adopt_keys(Fetched.from_bytes(payload))
                 except Exception as error:  # noqa: BLE001
-                    log.line(self._name, f"keeps its keys: {type(error).__name__}: {error}")
+                    log.line(self._name, f"keeps its keys: {type(error).__name__}: {error}", level="error")
             elif kind is Kind.ANSWER:
                 try:
                     key, answer = Answer.from_bytes(payload)
                 except Exception as error:  # noqa: BLE001
-                    log.line(self._name, f"cannot read an issuer's answer: {type(error).__name__}")
+                    log.line(self._name, f"cannot read an issuer's answer: {type(error).__name__}", level="error")
                 else:
                     self._lasting.answers.put(key, answer)
                     self._token_waits.arrived(key)
@@ -182,6 +209,14 @@ class Worker:
         self._link.post(Kind.WANTED, orjson.dumps([issuer, kid]))
 
 
+def _traced(settings: Settings) -> "Callable[[bytes, str | bytes | None], bytes] | None":
+    if settings.tracing is None:
+        return None
+    from ext_authz.server.traces import traced
+
+    return traced
+
+
 def _listen_options(settings: Settings, number: int) -> ListenOptions:
     server = settings.server
     tls = server.tls
@@ -191,6 +226,7 @@ def _listen_options(settings: Settings, number: int) -> ListenOptions:
         reuse_port=server.worker_count() > 1,
         tls=TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tuple(tls.client_names)) if tls else None,
         socket_group=server.socket_group,
+        traced=_traced(settings),
     )
 
 

@@ -33,12 +33,16 @@ class TlsFiles:
     client_names: tuple[str, ...]
 
 
+TRACEPARENT: Final = "traceparent"
+
+
 @dataclass(frozen=True, slots=True)
 class ListenOptions:
     """What a transport needs besides the service.
 
     `addresses` are `host:port` or `unix:/path`. `max_receive_bytes` bounds one
-    serialized CheckRequest. `reuse_port`: several workers share each TCP port.
+    serialized CheckRequest. `reuse_port`: several workers share each TCP port. `traced(message, traceparent)` joins
+    a message with the `traceparent` of its call's metadata; None where nothing is traced.
     """
 
     addresses: tuple[str, ...]
@@ -46,6 +50,7 @@ class ListenOptions:
     reuse_port: bool = False
     tls: TlsFiles | None = None
     socket_group: str = ""
+    traced: Callable[[bytes, str | bytes | None], bytes] | None = None
 
 
 class Transport(Protocol):

@@ -27,13 +27,21 @@ class Call:
     `deadline` is Unix seconds. May be answered from any thread.
     """
 
-    __slots__ = ("_call", "_cygrpc", "deadline", "message")
+    __slots__ = ("_call", "_cygrpc", "deadline", "message", "metadata")
 
-    def __init__(self, cygrpc: Any, call: Any, deadline: float, message: bytes | None) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        cygrpc: Any,  # noqa: ANN401
+        call: Any,  # noqa: ANN401
+        deadline: float,
+        message: bytes | None,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
         self._cygrpc = cygrpc
         self._call = call
         self.deadline = deadline
         self.message = message
+        self.metadata = metadata
 
     def respond(self, answer: bytes) -> None:
         """Send the answer; a caller that has gone is not told of."""
@@ -106,11 +114,11 @@ class Calls:
         if not event.success:
             return  # the server is shutting down
         self._ask()
-        call, deadline = event.call, event.call_details.deadline
+        call, deadline, metadata = event.call, event.call_details.deadline, event.invocation_metadata
 
         def received(event: Any) -> None:  # noqa: ANN401
             message = event.batch_operations[0].message() if event.success else None
-            self._arrived.append(Call(self._cygrpc, call, deadline, message))
+            self._arrived.append(Call(self._cygrpc, call, deadline, message, metadata))
 
         call.start_server_batch((self._cygrpc.ReceiveMessageOperation(_NO_FLAGS),), received)
 

@@ -3,14 +3,14 @@
 import queue
 import ssl
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, cast
 
 import grpc
 
 from ext_authz.server.service import METHOD, Service, Wait
-from ext_authz.server.transport import BindError, ListenOptions, Respond, TlsFiles, answer, sockets
+from ext_authz.server.transport import TRACEPARENT, BindError, ListenOptions, Respond, TlsFiles, answer, sockets
 from ext_authz.server.transport.calls import Call, Calls
 from ext_authz.server.transport.health import Health
 from ext_authz.server.transport.pool import ParkingPool
@@ -102,6 +102,7 @@ class GrpcioTransport:
     def _answer(self, calls: Sequence[Call]) -> None:
         due = time.time() + _MIN_REMAINING_SECONDS
         names = self._options.tls.client_names if self._options.tls is not None else ()
+        traced = self._options.traced
         checks: list[tuple[bytes, Respond]] = []
         for call in calls:
             if call.message is None:
@@ -111,7 +112,8 @@ class GrpcioTransport:
             elif call.deadline < due:
                 call.respond(self._service.overloaded())
             else:
-                checks.append((call.message, call.respond))
+                message = call.message if traced is None else traced(call.message, traceparent(call.metadata))
+                checks.append((message, call.respond))
         answer(self._service, checks, self._options.max_receive_bytes)
 
     def _handle(self, data: bytes, context: grpc.ServicerContext) -> bytes:
@@ -125,6 +127,8 @@ class GrpcioTransport:
             return self._service.overloaded()
         if len(data) > self._options.max_receive_bytes:
             return self._service.oversized()
+        if self._options.traced is not None:
+            data = self._options.traced(data, traceparent(context.invocation_metadata()))
         ready = self._service.check(data)
         return self._parked(ready) if isinstance(ready, Wait) else ready
 
@@ -136,6 +140,12 @@ class GrpcioTransport:
             done: queue.SimpleQueue[bytes] = queue.SimpleQueue()
             self._service.commit(wait, done.put)
             return done.get()
+
+
+def traceparent(metadata: Iterable[tuple[str, str | bytes]]) -> str | bytes | None:
+    """Return the only `traceparent` of a call's metadata; of several none can be believed (W3C Trace Context 3.2)."""
+    found = [value for name, value in metadata if name == TRACEPARENT]
+    return found[0] if len(found) == 1 else None
 
 
 def _named(presented: Mapping[str, Sequence[bytes]], names: tuple[str, ...]) -> bool:

@@ -18,7 +18,7 @@ import grpc
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from ext_authz.server.service import METHOD, Service
-from ext_authz.server.transport import TOGETHER, BindError, ListenOptions, answer, sockets
+from ext_authz.server.transport import TOGETHER, TRACEPARENT, BindError, ListenOptions, answer, sockets
 from ext_authz.server.transport.health import Health
 
 BATCH = 4096
@@ -96,6 +96,8 @@ class NativeTransport:
                     io_threads=1,
                     max_metadata_size=64 * 1024,
                     reuse_port=self._options.reuse_port,
+                    # The one metadata value that it hands over; without it each call's own address stands there.
+                    client_key_metadata=TRACEPARENT if self._options.traced is not None else None,
                 )
         except (OSError, ValueError) as error:
             raise BindError(f"cannot listen on `{address}`: {error}") from None
@@ -116,10 +118,11 @@ class NativeTransport:
     def _dispatch(self, front: NativeGrpcFront) -> None:
         limit = self._options.max_receive_bytes
         leaving = _Leaving()
+        traced = self._options.traced
         while (events := front.recv_batch(BATCH)) is not None:
             calls = [
-                (data, partial(front.respond, call_id))
-                for kind, call_id, _, data, _ in events
+                (data if traced is None else traced(data, key), partial(front.respond, call_id))
+                for kind, call_id, _, data, key in events
                 if kind == EVENT_CALL and data is not None
             ]
             for start in range(0, min(len(calls), BACKLOG), TOGETHER):
