@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.event import CHECKPOINT, GAP, LIFECYCLE
+from ext_authz.audit.event import CHECKPOINT, GAP, LIFECYCLE, RETENTION, SHREDDED
 from ext_authz.audit.merkle import HASH_BYTES, Range
 from ext_authz.audit.segment import HEADER_BYTES, Damage, Header, Kind, Record, Segment, read_header
 
@@ -65,7 +65,7 @@ class Scan:
 
     Behind the last whole frame (`whole`) are `tail` bytes: the beginning of one (`torn`), ones that ran into zeros as a
     power failure leaves them (`zeros`), or anything else (`damaged`). `cut_at` is where the events end that the next
-    segment does not repeat; `repeated` are the leaves' hashes behind it. `notable` are gaps and lifecycle events with
+    segment does not repeat; `repeated` are the leaves' hashes behind it. `notable` are gaps and removals with
     the number of their frame.
     """
 
@@ -261,11 +261,10 @@ class _Scanner:
             event = orjson.loads(payload)
         except ValueError:
             return
-        if (
-            isinstance(event, dict)
-            and event.get("schema") in (GAP, LIFECYCLE)
-            and len(self.made.notable) < _MAX_NOTABLE
-        ):
+        if not isinstance(event, dict):
+            return
+        removal = event.get("schema") == LIFECYCLE and event.get("event") in (RETENTION, SHREDDED)
+        if removal or (event.get("schema") == GAP and len(self.made.notable) < _MAX_NOTABLE):
             self.made.notable.append((seq, event))
 
     def compare(self, seq: int, leaf: bytes) -> None:

@@ -136,6 +136,27 @@ def test_a_removal_counts_only_where_it_is_signed(tmp_path, what, trouble):
     assert [each.trouble for each in report.problems] == [trouble], problems(report)
 
 
+def test_a_removal_counts_behind_however_many_events_of_a_log(tmp_path, monkeypatch):
+    from ext_authz.audit import scan
+
+    monkeypatch.setattr(scan, "_MAX_NOTABLE", 3)
+    trail = write(tmp_path, 5, 5)
+    gone = files(trail)[0]
+    log_id = opened(gone).header.log_id
+    gone.unlink()
+    spool = new_spool(trail, "control")
+    for _ in range(5):
+        spool.append(lambda seq: event(spool.log_id, seq, schema="ext_authz.gap/1", count=1))
+        spool.append(lambda seq: event(spool.log_id, seq, schema="ext_authz.lifecycle/1", event="sink"))
+    details = {"segments": {log_id: 0}}
+    spool.append(
+        lambda seq: event(spool.log_id, seq, schema="ext_authz.lifecycle/1", event="retention", details=details)
+    )
+    spool.close()
+    report = verified(trail)
+    assert report.status == 0, problems(report)
+
+
 def test_a_start_whose_log_names_itself_or_a_circle_gives_a_verdict(tmp_path):
     spools = [new_spool(tmp_path, name) for name in ("worker-0", "worker-1")]
     for spool, other in zip(spools, reversed(spools), strict=True):
