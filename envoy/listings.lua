@@ -42,8 +42,9 @@ end
 local SPELLED = {
   ollama = function(name)
     name = name:lower():gsub(":latest$", "")
-    name = name:gsub("^registry%.ollama%.ai/", "")
-    return (name:gsub("^library/", ""))
+    -- Only where they stand for host and namespace: `library/x/y` is the host `library`.
+    name = name:gsub("^registry%.ollama%.ai/([^/]*/[^/]*)$", "%1")
+    return (name:gsub("^library/([^/]*)$", "%1"))
   end,
 }
 
