@@ -2,7 +2,10 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import orjson
 from trails import lines, new_spool
@@ -84,13 +87,16 @@ class Running:
         self.spool.close()
 
 
-def start(folder: Path, state: State = EMPTY_STATE, **options) -> Running:
+def start(
+    folder: Path, state: State = EMPTY_STATE, more: Mapping[str, Any] = MappingProxyType({}), **options
+) -> Running:
+    """`more` goes to the Service (`clock_ns`, `input_key`, …), what is left to `write_configuration`."""
     configuration = write_configuration(folder, **options)
     _, snapshot = wiring.load(configuration, os.environ)
     spool = new_spool(folder / "audit")
     committer = Committer(spool)
     committer.start()
     metrics = WorkerMetrics("worker-0")
-    service = Service(read_state=lambda: state, spool=spool, committer=committer, metrics=metrics)
+    service = Service(read_state=lambda: state, spool=spool, committer=committer, metrics=metrics, **more)
     service.snapshot = snapshot
     return Running(service, spool, committer, metrics, folder)

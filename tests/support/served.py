@@ -47,10 +47,10 @@ def token(**claims: Any) -> str:
 class Served:
     """`check` returns what the caller gets and the event that the trail has of it."""
 
-    def __init__(self, folder: Path, transport: str, text: str, state: Any = EMPTY_STATE) -> None:
+    def __init__(self, folder: Path, transport: str, text: str, state: Any = EMPTY_STATE, **service: Any) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "jwks.json").write_bytes(made.jwks(made.jwk(made.rsa_key(), kid="rsa-0")))
-        self.running = running_service.start(folder, state, configuration=text, policies=POLICIES)
+        self.running = running_service.start(folder, state, service, configuration=text, policies=POLICIES)
         self.service = self.running.service
         address = f"unix:{folder}/t.sock"
         self._transport = open_transport(transport, self.service, ListenOptions((address,), 2**20))
@@ -62,6 +62,10 @@ class Served:
         reply = read_reply(self._call(message, timeout=20))
         decision = reply.headers["x-authz-decision-id"]
         return reply, next(each for each in self.running.events() if each["decision_id"] == decision)
+
+    def fire(self, message: bytes) -> Reply:
+        """Send without looking for the event."""
+        return read_reply(self._call(message, timeout=20))
 
     def check(
         self, headers: Any = (), path: str = "/v2/models/fraud/infer", **more: Any
