@@ -14,6 +14,8 @@ from typing import Final
 
 import orjson
 
+from ext_authz.envelope.files import sync_directory
+
 FOLDER: Final = "cursors"
 
 
@@ -89,8 +91,4 @@ def replace_file(path: Path, content: bytes) -> None:
     finally:
         os.close(fd)
     draft.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(path.parent)

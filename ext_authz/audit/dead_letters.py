@@ -13,6 +13,7 @@ from typing import Final
 import orjson
 
 from ext_authz.audit.cursor import file_name
+from ext_authz.envelope.files import make_folder, sync_directory
 
 FOLDER: Final = "dead-letters"
 _FLAGS: Final = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -52,7 +53,7 @@ class DeadLetters:
             )
             for each in letters
         )
-        self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         fd = os.open(self.path, _FLAGS, 0o600)
         try:
             view = memoryview(lines)
@@ -61,3 +62,4 @@ class DeadLetters:
             os.fdatasync(fd)
         finally:
             os.close(fd)
+        sync_directory(self.path.parent)

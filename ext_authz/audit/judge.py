@@ -224,8 +224,10 @@ class Judge:
         end = part.size if given_up is None else given_up
         for each in found.damage:
             if each.start < end:
-                what = f"{each.end - each.start} bytes are not as they were written"
-                self.bad(Trouble.ALTERED, what, part, offset=each.start)
+                hole = each in found.holes
+                what = "hold zeros (as a power failure leaves it)" if hole else "are not as they were written"
+                trouble = Trouble.INCOMPLETE if hole else Trouble.ALTERED
+                self.bad(trouble, f"{each.end - each.start} bytes {what}", part, offset=each.start)
         for first, last, offset in found.missing:
             if offset <= end:
                 self.bad(Trouble.INCOMPLETE, "missing", part, first=first, last=last, offset=offset)

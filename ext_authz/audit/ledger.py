@@ -15,6 +15,8 @@ from ext_authz.audit.merkle import Range, leaf_hash
 EVERY_EVENTS: Final = 1000
 EVERY_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 1.0
+JUMP_SECONDS: Final = 5.0
+"""A clock that was set by more than that has its checkpoint at once, so that times say how old what is unsigned is."""
 
 
 class Ledger:
@@ -32,6 +34,7 @@ class Ledger:
         every_events: int = EVERY_EVENTS,
         every_seconds: float = EVERY_SECONDS,
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self.origin = ORIGIN + log_id
         self.signer = signer
@@ -41,6 +44,8 @@ class Ledger:
         self._every_events = every_events
         self._every_seconds = every_seconds
         self._clock = clock
+        self._wall = wall
+        self._ahead = wall() - clock()
         self._lock = threading.Lock()
         self._tree = Range()
         self._new: list[bytes] = []
@@ -67,8 +72,10 @@ class Ledger:
             return self._tree.copy()
 
     def due(self) -> bool:
-        """Whether a checkpoint is to be made: enough events, or enough time also when nothing happened."""
+        """Whether a checkpoint is to be made: enough events, enough time also when nothing happened, another time."""
         now = self._clock()
+        if abs(self._wall() - now - self._ahead) > JUMP_SECONDS:
+            return True
         return now >= self._next or (not self.error and self.size - self.signed >= self._every_events)
 
     def checkpoint(self) -> Signed:
@@ -77,6 +84,7 @@ class Ledger:
         The caller records it behind those events, and makes no other before it did: sizes must not go backwards.
         A signer that fails is asked again after a second.
         """
+        self._ahead = self._wall() - self._clock()
         tree = self.tree()
         head = Checkpoint(self.origin, tree.end, tree.root())
         try:

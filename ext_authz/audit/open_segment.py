@@ -20,6 +20,7 @@ from typing import Final
 from ext_authz.audit.sealing import DataKeys, write_key
 from ext_authz.audit.segment import Damage, Kind, Segment
 from ext_authz.audit.trail import segment_path
+from ext_authz.envelope.files import make_folder, sync_directory
 
 QUERY_KEY_FILE: Final = "query.key"
 _QUERY_KEY_BYTES: Final = 32
@@ -160,7 +161,7 @@ def reseal(parts: Iterable[OpenSegment], fresh: OpenSegment, seq: int) -> None:
 
 def prepare_folder(directory: Path) -> str:
     """Make the trail's folder (0700) where it is missing; return why it cannot be used, "" where it can."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(directory)
     found = os.lstat(directory)
     if not stat.S_ISDIR(found.st_mode):
         return f"{directory}: not a directory"
@@ -223,12 +224,3 @@ def being_written(path: Path) -> bool:
     finally:
         os.close(fd)
     return False
-
-
-def sync_directory(directory: Path) -> None:
-    """Bring the names in a folder to the disk. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

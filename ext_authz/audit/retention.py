@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
-from ext_authz.audit.open_segment import being_written, sync_directory
+from ext_authz.audit.open_segment import being_written
 from ext_authz.audit.trail import Segment, segments
+from ext_authz.envelope.files import sync_directory
 
 STRAY_SECONDS: Final = 3600.0
 """A wrapped key without a segment is left alone for that long: its segment may be about to be made."""

@@ -24,6 +24,8 @@ costs more than opening it."""
 _MAX_NOTABLE: Final = 10_000
 _MAX_DIFFERENT: Final = 100
 _SECTOR: Final = 512
+_MIN_ZEROS: Final = 16
+"""So many zeros in a row are no ciphertext."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Scan:
     parts: dict[int, Range] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
+    holes: list[Damage] = field(default_factory=list)
     missing: list[tuple[int, int, int]] = field(default_factory=list)
     doubled: list[tuple[int, int]] = field(default_factory=list)
     bad_marks: list[tuple[int, str]] = field(default_factory=list)
@@ -155,6 +158,11 @@ class _Scanner:
                 made.behind_seal = made.whole
             made.whole = record.end
             if record.kind is not Kind.EVENT:
+                if record.seq > expected:
+                    made.missing.append((expected, record.seq - 1, record.end))
+                    self.fold(expected)
+                    self.whole = False
+                    expected = record.seq
                 made.end = expected
                 self.mark(record)
                 continue
@@ -190,11 +198,13 @@ class _Scanner:
         cut = self.task.cut
         if self.whole:
             made.tree = made.parts.pop(cut) if cut is not None and cut in made.parts else self.tree
+        made.holes = [each for each in made.damage if self.is_hole(each)]
         made.tail = max(0, self.task.size - made.whole)
         trailing = [each for each in made.damage if each.start >= made.whole]
         made.damage = made.damage[: len(made.damage) - len(trailing)]
         if made.tail:
-            made.tail_kind = "torn" if not trailing else "zeros" if self.ran_into_zeros() else "damaged"
+            blank = any(each in made.holes for each in trailing) or self.ran_into_zeros()
+            made.tail_kind = "torn" if not trailing else "zeros" if blank else "damaged"
         made.first_time, made.last_time = _time(first), _time(self.last)
 
     def ran_into_zeros(self) -> bool:
@@ -204,6 +214,15 @@ class _Scanner:
             tail = file.read(self.made.tail)
         zeros_from = self.made.whole + len(tail.rstrip(b"\0"))
         return max(self.made.whole, -(-zeros_from // _SECTOR) * _SECTOR) < self.made.whole + len(tail) or not any(tail)
+
+    def is_hole(self, damage: Damage) -> bool:
+        """Whether what the damage has of some sector is all zero: a page that never reached the disk."""
+        with self.task.path.open("rb") as file:
+            file.seek(damage.start)
+            data = file.read(damage.end - damage.start)
+        first = -damage.start % _SECTOR
+        pieces = [data[:first], *(data[at : at + _SECTOR] for at in range(first, len(data), _SECTOR))]
+        return any(len(piece) >= _MIN_ZEROS and not any(piece) for piece in pieces)
 
     def fold(self, upto: int) -> None:
         """Bring the tree to `upto` leaves, keeping it as it was at every size that is asked for."""

@@ -332,6 +332,8 @@ class Spool:
         with self._disk_lock:
             if not self._closed and self._pid == os.getpid():
                 self._measure()
+                with self._lock:
+                    self._exhausted = False  # what was missed is recorded also where no key came in time
                 self._record_gap()
                 self._checkpoint("seal", Kind.SEAL)
             self._sync()

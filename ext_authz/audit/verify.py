@@ -130,6 +130,9 @@ class Verifier:
                     raw = stream.read(HEADER_BYTES)
                 if len(raw) < HEADER_BYTES and part is log.parts[-1]:
                     continue  # killed while it was being made: nothing can have been in it
+                if not any(raw):
+                    log.report.notes.append(f"{file.name}: its header is zeros (as a power failure leaves it)")
+                    continue  # never synced: nothing durable can be in it; what the log has behind it is missing
                 header, _ = read_header(raw)
                 if (header.log_id, header.number) != (file.log_id, file.number):
                     raise AlteredError("holds another segment than its name says")  # noqa: TRY301

@@ -100,3 +100,21 @@ class _Unnamed:
         if self.temporary:
             with suppress(OSError):
                 os.unlink(self.temporary, dir_fd=self.folder)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder (0700), and those above it, where they are missing, with its name on the disk. Raises OSError."""
+    if not path.is_dir():
+        if not path.parent.exists():
+            make_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(path.parent)
+
+
+def sync_directory(directory: Path) -> None:
+    """Bring the names in a folder to the disk. Raises OSError."""
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

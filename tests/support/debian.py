@@ -21,7 +21,6 @@ PACKAGES = {
     "promtool": ("prometheus",),
     "chromium": ("chromium", "chromium-common", DEPENDENCIES),
     "strace": ("strace", "libunwind8"),
-    "faketime": ("faketime", "libfaketime"),
     "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
 }  # fmt: skip
 """What to fetch for a program that is not installed."""

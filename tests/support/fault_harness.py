@@ -18,6 +18,7 @@ from typing import Any
 import grpc
 import orjson
 from projects import project
+from running_service import SCORER
 from sidecar_process import Sidecar, cli, wait_until
 from sink_servers import Rig, id_of
 from wire_requests import check_request, read_reply
@@ -42,7 +43,7 @@ SEED = int(os.environ.get("FAULT_SEED", "20261123"))
 CONFIG = """\
 server: {{listen: ["unix:{folder}/0.sock"], workers: 1, drain: 2s}}
 admin: {{listen: "unix:{folder}/admin.sock"}}
-identity: {{unsafe_anonymous: true}}
+identity: {{mtls: {{trust_domains: [ml.example]}}}}
 policies: {{files: [policies.yaml]}}
 audit: {audit}
 resources:
@@ -74,7 +75,10 @@ class Told:
 
 
 class Callers:
-    """Ask without pause, also while nobody answers; `told` is what was answered, `unanswered` counts the rest."""
+    """Ask without pause, also while nobody answers; `told` is what was answered, `unanswered` counts the rest.
+
+    A third is allowed, a third is allowed once it is on the disk, a third is denied.
+    """
 
     def __init__(self, address: str, count: int = 3, pause: float = 0.003) -> None:
         self.address = address
@@ -95,7 +99,8 @@ class Callers:
                 try:
                     while not self.stopping.is_set():
                         number += 1
-                        reply = read_reply(call(check_request(path=paths[number % 3]), timeout=5, wait_for_ready=True))
+                        message = check_request(path=paths[number % 3], principal=SCORER)
+                        reply = read_reply(call(message, timeout=5, wait_for_ready=True))
                         self.told.append(Told(reply.headers["x-authz-decision-id"], reply.allowed, reply.reason))
                         time.sleep(self.pause)
                 except grpc.RpcError:
@@ -177,9 +182,12 @@ class Installation:
     def keys(self) -> list[Any]:
         return [FileSigner.load(self.folder / "audit-signing.key").key]
 
+    def report(self) -> Report:
+        return Verifier([self.run / "audit"], self.open_key, self.keys()).run()
+
     def verified(self) -> Report:
         """Verify the trail as it is, also while it is written."""
-        report = Verifier([self.run / "audit"], self.open_key, self.keys()).run()
+        report = self.report()
         assert report.status == 0, [str(each) for each in report.problems]
         return report
 
@@ -238,6 +246,8 @@ class Installation:
                 gaps += event["count"]
         told = self.callers.told if self.callers is not None else []
         unanswered = self.callers.unanswered if self.callers is not None else 0
+        reasons = {each.reason for each in told}
+        assert {"allowed", "no_policy"} <= reasons or not told, reasons
         lost = [each for each in told if each.key not in decided]
         assert loses or not gaps, f"{gaps} events are counted as missing"
         assert len(lost) <= gaps <= len(lost) + unanswered, f"{len(lost)} of {len(told)} not on record, {gaps} counted"
@@ -284,8 +294,11 @@ def _written(settings: Mapping[str, Any]) -> Any:
     return written
 
 
-def kill(installation: Installation, victim: str) -> None:
-    """kill -9 the worker, the control process or the supervisor, and have it all going again."""
+def kill(installation: Installation, victim: str, *, at_once: bool = True) -> None:
+    """kill -9 the worker, the control process or the supervisor, and have it all going again.
+
+    The trail must verify then: `at_once`, or as soon as the next log has put the end of the one before on record.
+    """
     sidecar = installation.sidecar
     assert sidecar is not None
     if victim == "supervisor":
@@ -294,13 +307,19 @@ def kill(installation: Installation, victim: str) -> None:
         # Its children notice by themselves.
         wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children), what="the end of its children")
         sidecar.kill()
-        installation.verified()
+        if at_once:
+            installation.verified()
         installation.start()
+        installation.verified()
         return
     old = sidecar.children(f"server.{victim}")
     for pid in old:
         os.kill(pid, signal.SIGKILL)
     wait_until(partial(_replaced, sidecar, victim, old), 30, f"a new {victim}")
+    if not at_once:
+        wait_until(
+            lambda: installation.report().status == 0, 15, f"{[str(each) for each in installation.report().problems]}"
+        )
     installation.verified()
 
 

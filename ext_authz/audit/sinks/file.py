@@ -14,6 +14,7 @@ from typing import Final
 
 from ext_authz.audit.bounds import MAX_BYTES
 from ext_authz.audit.sinks import Encode, Item, Refused
+from ext_authz.envelope.files import sync_directory
 
 _FLAGS: Final = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK | os.O_NOFOLLOW
 
@@ -68,6 +69,8 @@ class FileSink:
         try:
             _check(fd, self.path)
             _end_line(fd)
+            # Whether it was made now or by somebody whom a crash interrupted: a name that is lost loses every event.
+            sync_directory(self.path.parent)
         except OSError:
             os.close(fd)
             raise
