@@ -276,7 +276,10 @@ class Desk:
         try:
             data = check_request(typed) if request.form else from_json(request.body.decode())
         except ValueError as error:  # UnicodeDecodeError too
-            self._sources.record("explain", "failed", {"by": "admin"})
+            try:
+                self._sources.record("explain", "failed", {"by": "admin"})
+            except AuditUnavailable as missing:
+                return self._said(request, 503, "Explain this request", str(missing))
             if request.form:
                 return _html(document("ext-authz", refused_page(str(error), csrf=request.csrf, typed=typed)), 400)
             return _problem(400, str(error))

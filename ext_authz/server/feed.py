@@ -198,6 +198,8 @@ class Feed:
         self._caught_up.clear()
         self._trail = None
         self._forget()
+        if self._clock() - self._looked <= IDLE_SECONDS:
+            self._wanted.set()  # somebody looked in between
 
     def _forget(self) -> None:
         with self._lock:

@@ -1,5 +1,6 @@
 """Reading the trail back: whole events in order of time, each once."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -176,3 +177,15 @@ def test_a_line_longer_than_a_chunk_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     path.write_bytes(b'{"pad":"' + b"x" * 600_000 + b'"}\n{"a":1}\n')
     assert len(list(Trail([path]).entries())) == 2
+
+
+def test_segments_written_before_a_moment_are_passed_over(tmp_path: Path) -> None:
+    log(tmp_path, "worker-0", [NOW])
+    for each in segments(tmp_path):
+        os.utime(each.path, (1000, 1000))
+    newer = log(tmp_path, "worker-1", [NOW + 1], start=NOW + 1)
+    found = trail(tmp_path, since=2000)
+    assert read(found) == [(newer, 0)]
+    latest = log(tmp_path, "worker-0", [NOW + 2], start=NOW + 2)
+    assert read(found) == [(latest, 0)], "what comes later is read"
+    assert len(read(trail(tmp_path))) == 3

@@ -265,6 +265,7 @@ def test_no_explain_without_a_record(serve):
     answer = operators.ask("/explain", "POST", orjson.dumps(REQUEST))
     assert answer.status == 503
     assert b"allow" not in answer.body
+    assert operators.ask("/explain", "POST", b"[]").status == 503
 
 
 def test_the_form_explains_what_was_typed_and_shows_no_credential_again(serve):
@@ -427,3 +428,16 @@ def test_a_chart_s_elements_do_not_nest(serve):
     page = operators.ask("/").text
     assert page.count("<polyline") == page.count("</polyline>") == 5
     assert page.count("<line") == page.count("</line>") == 6
+
+
+def test_nothing_is_read_or_kept_while_nobody_looks(serve, monkeypatch):
+    operators = serve()
+    operators.check(infer())
+    recent(operators)
+    kept = operators.desk._feed
+    monkeypatch.setattr(feed, "IDLE_SECONDS", -1.0)
+    wait_until(lambda: kept._trail is None and not any(ring.items for ring in kept._rings), what="rest")
+    operators.check(infer("other"))
+    assert not kept._wanted.wait(0.1), "the thread sleeps until somebody looks"
+    monkeypatch.setattr(feed, "IDLE_SECONDS", 300.0)
+    assert [each["reason"] for each in recent(operators, count=2)] == ["no_policy", "allowed"]
