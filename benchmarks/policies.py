@@ -1,17 +1,23 @@
-"""Decisions a second in process among 10, 100, 1,000 and 10,000 policies; beside Cedar where `cedarpy` is at hand.
+"""Decisions a second among 10, 100, 1,000 and 10,000 policies; beside Cedar and Cerbos where they are at hand.
 
-`python benchmarks/policies.py [--cedar PYTHON] [--plot docs/policies.svg]`: PYTHON is an interpreter that has `cedarpy`
-(`python -m venv x && x/bin/pip install cedarpy`; without it ours are measured alone). Same rules, same requests, one
+`python benchmarks/policies.py [--cedar PYTHON] [--cerbos PROGRAM] [--plot docs/policies.svg]`: PYTHON is an interpreter
+that has `cedarpy` (`python -m venv x && x/bin/pip install cedarpy`), PROGRAM the `cerbos` of its npm package
+(`npm install cerbos`, then node_modules/@cerbos/cerbos-linux-x64/cerbos-linux-x64); without them ours are measured alone.
+Cerbos is a server: its figure is the CPU time of its process, its HTTP interface over a Unix socket included, which ours
+and Cedar's do not have. Same rules, same requests, one
 process pinned to one core, sizes in turn, best of several rounds, by CPU time (other work on the machine counts little). Exit status 1 when an aim is missed: 10,000 policies
 loaded and compiled in 3 s, and a decision among them at most 1.5 times one among 10. See benchmarks/README.md.
 """
 
 import argparse
+import http.client
 import ipaddress
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 import tracemalloc
 from pathlib import Path
@@ -42,6 +48,25 @@ def cedars(count: int) -> str:
     ]
     rules.append('forbid (principal, action, resource is Model) when { principal.org == "contractor" };')
     return "\n".join(rules)
+
+
+def cerbos(count: int) -> str:
+    """One resource policy with a rule for each of ours, in the JSON form of its YAML."""
+    rules = [
+        {
+            "actions": ["infer", "read_metadata"],
+            "effect": "EFFECT_ALLOW",
+            "roles": [f"team-{n}"],
+            "condition": {
+                "match": {"expr": f'R.attr.team == "team-{n}" && P.attr.ip.inIPAddrRange("10.0.0.0/8")'},
+            },
+        }
+        for n in range(count - 1)
+    ]
+    stop = {"actions": ["*"], "effect": "EFFECT_DENY", "roles": ["*"]}
+    rules.append({**stop, "condition": {"match": {"expr": 'P.attr.org == "contractor"'}}})
+    policy = {"resource": "model", "version": "default", "rules": rules}
+    return json.dumps({"apiVersion": "api.cerbos.dev/v1", "resourcePolicy": policy})
 
 
 def requests(count: int) -> list[dict[str, str]]:
@@ -141,6 +166,75 @@ def measure_cedar(count: int) -> dict[str, float]:
     return {"rate": rate(ask, asked), "load": load}
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=60)
+        self.path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self.path)
+
+
+def _asked(connection: http.client.HTTPConnection, body: str) -> bool:
+    connection.request("POST", "/api/check/resources", body, {"content-type": "application/json"})
+    answer = connection.getresponse()
+    read = answer.read()
+    assert answer.status == 200, read
+    return json.loads(read)["results"][0]["actions"]["infer"] == "EFFECT_ALLOW"
+
+
+def _spent(pid: int) -> float:
+    """CPU seconds of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure_cerbos(program: str, count: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as made:
+        (Path(made) / "policies").mkdir()
+        (Path(made) / "policies" / "model.yaml").write_text(cerbos(count))
+        place = f"{made}/http.sock"
+        settings = {
+            "server": {"httpListenAddr": f"unix:{place}", "grpcListenAddr": f"unix:{made}/grpc.sock"},
+            "storage": {"driver": "disk", "disk": {"directory": f"{made}/policies", "watchForChanges": False}},
+            "telemetry": {"disabled": True},
+            "audit": {"enabled": False},
+        }
+        (Path(made) / "cerbos.yaml").write_text(json.dumps(settings))
+        command = [program, "server", f"--config={made}/cerbos.yaml", "--log-level=error", "--debug-listen-addr="]
+        with subprocess.Popen(command, env={**os.environ, "GOMAXPROCS": "1"}) as server:
+            try:
+                while not Path(place).exists():
+                    assert server.poll() is None
+                    time.sleep(0.05)
+                connection = _UnixConnection(place)
+                asked = []
+                for number, each in enumerate(requests(count)):
+                    who = {
+                        "id": f"u{number}",
+                        "roles": [each["role"], "employee"],
+                        "attr": {"org": each["org"], "ip": each["ip"]},
+                    }
+                    what = {"kind": "model", "id": "m", "attr": {"team": each["team"]}}
+                    body = json.dumps({"principal": who, "resources": [{"actions": ["infer"], "resource": what}]})
+                    assert _asked(connection, body) == (each["allowed"] == "True"), each
+                    asked.append(body)
+                load = _spent(server.pid)
+                best = 0.0
+                for _ in range(3):
+                    number, before = 0, _spent(server.pid)
+                    while (spent := _spent(server.pid) - before) < 4 * SECONDS:
+                        for body in asked:
+                            _asked(connection, body)
+                        number += len(asked)
+                    best = max(best, number / spent)
+                return {"rate": best, "load": load}
+            finally:
+                server.terminate()
+
+
 def run(kind: str, count: int, python: str) -> dict[str, float]:
     """Measure in a process of its own, so that one size does not warm the next."""
     command = [python, __file__, "--measure", kind, "--size", str(count)]
@@ -174,7 +268,7 @@ def plot(series: dict[str, list[float]], file: Path) -> None:
         step *= 10
     lines += [f'<text x="{x(n):.1f}" y="{height - bottom + 18}" text-anchor="middle">{n:,}</text>' for n in SIZES]
     lines.append(f'<text x="{x(316):.1f}" y="{height - 12}" text-anchor="middle">policies</text>')
-    for (name, rates), colour in zip(series.items(), ("#0b6e4f", "#b5542c"), strict=False):
+    for (name, rates), colour in zip(series.items(), ("#0b6e4f", "#b5542c", "#3b4cc0"), strict=False):
         points = " ".join(f"{x(count):.1f},{y(1e6 / each):.1f}" for count, each in zip(SIZES, rates, strict=True))
         lines.append(f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>')
         lines.append(f'<text x="{width - 112}" y="{y(1e6 / rates[-1]) + 4:.1f}" fill="{colour}">{name}</text>')
@@ -184,6 +278,7 @@ def plot(series: dict[str, list[float]], file: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cedar", metavar="PYTHON", default="")
+    parser.add_argument("--cerbos", metavar="PROGRAM", default="")
     parser.add_argument("--plot", metavar="FILE", type=Path)
     parser.add_argument("--measure", choices=("ours", "cedar"), help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, help=argparse.SUPPRESS)
@@ -193,25 +288,25 @@ def main() -> int:
         print(json.dumps((measure_ours if options.measure == "ours" else measure_cedar)(options.size)))
         return 0
     mine = {count: run("ours", count, sys.executable) for count in SIZES}
-    theirs = {count: run("cedar", count, options.cedar) for count in SIZES} if options.cedar else {}
-    print(
-        "| policies | decisions/s | µs | load and compile | KB a policy |"
-        + (" cedarpy/s | µs | load |" if theirs else "")
-    )
-    print("|---|---|---|---|---|" + ("---|---|---|" if theirs else ""))
+    peers: dict[str, dict[int, dict[str, float]]] = {}
+    if options.cedar:
+        peers["cedarpy"] = {count: run("cedar", count, options.cedar) for count in SIZES}
+    if options.cerbos:
+        peers["cerbos"] = {count: measure_cerbos(options.cerbos, count) for count in SIZES}
+    titles = "".join(f" {name}/s | µs | load |" for name in peers)
+    print("| policies | decisions/s | µs | load and compile | KB a policy |" + titles)
+    print("|---|---|---|---|---|" + "---|---|---|" * len(peers))
     for count, each in mine.items():
         row = f"| {count:,} | {each['rate']:,.0f} | {1e6 / each['rate']:.1f} | {each['load']:.3f} s | {each['bytes'] / 1024:.1f} |"
-        if theirs:
-            row += (
-                f" {theirs[count]['rate']:,.0f} | {1e6 / theirs[count]['rate']:.1f} | {theirs[count]['load']:.3f} s |"
-            )
+        for theirs in peers.values():
+            made = theirs[count]
+            row += f" {made['rate']:,.0f} | {1e6 / made['rate']:.1f} | {made['load']:.3f} s |"
         print(row)
     flat = mine[SIZES[0]]["rate"] / mine[SIZES[-1]]["rate"]
     print(f"\na decision among {SIZES[-1]:,} costs {flat:.2f} of one among {SIZES[0]}")
     if options.plot:
         series = {"ext-authz": [mine[count]["rate"] for count in SIZES]}
-        if theirs:
-            series["cedarpy"] = [theirs[count]["rate"] for count in SIZES]
+        series |= {name: [theirs[count]["rate"] for count in SIZES] for name, theirs in peers.items()}
         plot(series, options.plot)
     return int(flat > AIM_FLAT or mine[SIZES[-1]]["load"] > AIM_LOAD)
 
