@@ -266,3 +266,35 @@ policies:
     assert undump(dump(document)) == document
     with pytest.raises(ValueError, match="another version"):
         undump({**dump(document), "format": 0})
+
+
+def test_only_an_id_stands_for_several_another_attribute_is_the_text_it_is():
+    made = compiled(
+        """
+policies:
+  - {id: all, subjects: [{any: true}], resources: [{type: "*"}], actions: ["*"]}
+  - {id: stop, effect: deny, resources: [{team: ns/red}]}
+"""
+    )
+    for team, reason in (("*", "allowed"), ("ns/*", "allowed"), ("ns/red", "denied_by_policy")):
+        assert made.decide(ask(attributes={"team": team})).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("conditions", "more", "seconds"),
+    [
+        ("{max_token_age: 1h}, {max_token_age: 10m}", "", 600),
+        ("{max_token_age: 10m}, {max_token_age: 1h}", "", 600),
+        ("{max_token_age: 1h}, {mfa_required: true}", "", 3600),
+        ("{max_token_age: 1h}", ", not_after: 2026-11-23T12:05:00Z", 300),
+        ("{max_token_age: 1m}", ", not_after: 2026-11-23T12:05:00Z", 60),
+        ("{mfa_required: true}", ", not_after: 2026-11-23T12:05:00Z", 300),
+        ("{mfa_required: true}", "", None),
+    ],
+)
+def test_an_answer_lasts_until_the_first_of_all_that_it_relied_on_ends(conditions, more, seconds):
+    text = f'policies: [{{id: p, subjects: [{{any: true}}], resources: [{{type: "*"}}], actions: ["*"], conditions: [{conditions}]{more}}}]'
+    noon = ns(MONDAY_NOON)
+    verdict = compiled(text).decide(ask(subject(issued_at=noon // 10**9, mfa=True)))
+    assert verdict.reason == "allowed"
+    assert verdict.until_ns == (None if seconds is None else noon + seconds * 10**9)
