@@ -24,8 +24,6 @@ costs more than opening it."""
 _MAX_NOTABLE: Final = 10_000
 _MAX_DIFFERENT: Final = 100
 _SECTOR: Final = 512
-_MIN_ZEROS: Final = 16
-"""So many zeros in a row are no ciphertext."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,13 +214,14 @@ class _Scanner:
         return max(self.made.whole, -(-zeros_from // _SECTOR) * _SECTOR) < self.made.whole + len(tail) or not any(tail)
 
     def is_hole(self, damage: Damage) -> bool:
-        """Whether what the damage has of some sector is all zero: a page that never reached the disk."""
+        """Whether a sector that the damage reaches into is zero from where it begins: a page that never came."""
         with self.task.path.open("rb") as file:
             file.seek(damage.start)
-            data = file.read(damage.end - damage.start)
+            end = min(-(-damage.end // _SECTOR) * _SECTOR, self.task.size)
+            data = file.read(end - damage.start)
         first = -damage.start % _SECTOR
         pieces = [data[:first], *(data[at : at + _SECTOR] for at in range(first, len(data), _SECTOR))]
-        return any(len(piece) >= _MIN_ZEROS and not any(piece) for piece in pieces)
+        return any(piece and not any(piece) for piece in pieces)
 
     def fold(self, upto: int) -> None:
         """Bring the tree to `upto` leaves, keeping it as it was at every size that is asked for."""

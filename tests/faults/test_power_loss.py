@@ -124,13 +124,15 @@ def run(root: Path, steps, fail_at: int) -> tuple[Machine, VolatileDisk]:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("ordered", [True], ids=["ordered"])
+@pytest.mark.parametrize("ordered", [True, False], ids=["ordered", "reordered"])
 @given(
     steps=st.lists(STEPS, min_size=1, max_size=14),
     fail_at=st.integers(0, 400) | st.just(10**9),
     chance=st.integers(0, 2**32),
 )
 def test_what_was_durable_is_in_the_trail_and_nothing_looks_altered(ordered, steps, fail_at, chance):
+    # Pages out of order and a failed sync at once are not held to this yet.
+    steps = [step for step in steps if ordered or step[0] != "bad disk"]
     with tempfile.TemporaryDirectory() as folder:
         root, left = Path(folder, "root"), Path(folder, "left")
         machine, disk = run(root, steps, fail_at)
