@@ -20,6 +20,7 @@ from ext_authz.cli import (
     credentials,
     encryption,
     envoy,
+    monitor,
     replay,
     run,
     schemas,
@@ -47,6 +48,7 @@ _ENCRYPTION = "Encryption"
 
 app.command(rich_help_panel=_RUN)(run.serve)
 app.command(rich_help_panel=_RUN)(run.demo)
+app.command(rich_help_panel=_RUN)(monitor.monitor)
 app.command(rich_help_panel=_POLICIES)(checks.check)
 app.command(rich_help_panel=_POLICIES)(checks.explain)
 app.command("test", rich_help_panel=_POLICIES)(cases.run_tests)

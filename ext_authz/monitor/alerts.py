@@ -94,7 +94,9 @@ class Alerts:
 
     def take(self, finding: Finding, done: Mapping[str, Any]) -> list[Alert]:
         """Take in a finding and what followed from it; return what is to be told now."""
-        key = (finding.detector, finding.subject or "", finding.source or "", finding.about)
+        # Whoever has a name is one, wherever it calls from.
+        source = "" if finding.subject else finding.source or ""
+        key = (finding.detector, finding.subject or "", source, finding.about)
         known = self._open.pop(key, None)
         if known is not None and finding.at_ns >= known.alert.until_ns:
             self._open[key] = known

@@ -18,8 +18,11 @@ class Feed(Protocol):
         """Return the events that came since; to be read to the end. Raises OSError and what keys raise."""
         ...
 
+    begins_again: bool
+    """Whether a failure in the middle of `entries` may have lost some, so that it is to go on from a place before."""
+
     def resume(self, place: Any) -> None:  # noqa: ANN401  what `place` returned
-        """Go on from a place; called before anything else, at most once."""
+        """Go on from a place; None: from the beginning."""
         ...
 
     def place(self) -> Any:  # noqa: ANN401  JSON data
@@ -36,6 +39,7 @@ class TrailFeed:
     """Folders (run_dirs or trails) and files of JSON lines, read as they grow."""
 
     ended = False
+    begins_again = True
 
     def __init__(self, paths: Iterable[Path], open_key: OpenKey | None) -> None:
         """Take paths; raises FileNotFoundError where one does not exist."""
@@ -45,9 +49,9 @@ class TrailFeed:
 
     def resume(self, place: Any) -> None:  # noqa: ANN401
         """Take up where another was; what makes no sense is read from the beginning."""
-        if isinstance(place, dict):
-            places = {str(path): at for path, at in place.items() if type(at) is int and at >= 0}
-            self._trail = Trail(self._paths, self._open_key, places=places)
+        known = place if isinstance(place, dict) else {}
+        places = {str(path): at for path, at in known.items() if type(at) is int and at >= 0}
+        self._trail = Trail(self._paths, self._open_key, places=places)
 
     def entries(self) -> Iterator[Mapping[str, Any]]:
         """Return the events that came since, in order of time."""

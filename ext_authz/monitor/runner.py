@@ -8,7 +8,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -71,15 +71,12 @@ class Monitor:
         self._place = place
         self._feed = place.feed
         self._clock_ns = place.clock_ns
-        key = hashlib.blake2b(b"detectors", key=place.spool.query_key[:64], digest_size=32).digest()
-        self._detectors = Detectors(settings.params(), key)
-        self._risk = RiskBook(settings.risk_params(), settings.responses(), settings.never_quarantine, place.proxies)
-        self._alerts = Alerts(settings.alert_params())
+        self._settings = settings
         self._memory = Memory(place.folder, place.open_key)
-        self._held = Held()
         self._store: Store | None = None
-        self._outbox: deque[Change | Alert] = deque()
+        self._begin()
         self._told: set[str] = set()
+        self._told_since_saved: set[str] = set()
         self._first = False
         self._ready = False
         self._dirty = False
@@ -90,10 +87,27 @@ class Monitor:
         self._thread: threading.Thread | None = None
         self.behind_seconds = 0.0
 
+    def _begin(self) -> None:
+        """Know nothing."""
+        settings, place = self._settings, self._place
+        key = hashlib.blake2b(b"detectors", key=place.spool.query_key[:64], digest_size=32).digest()
+        self._detectors = Detectors(settings.params(), key)
+        self._risk = RiskBook(settings.risk_params(), settings.responses(), settings.never_quarantine, place.proxies)
+        self._alerts = Alerts(settings.alert_params())
+        self._held = Held()
+        self._found: deque[Finding] = deque()
+        self._outbox: deque[Change | Alert] = deque()
+        self._events: Iterator[Mapping[str, Any]] | None = None
+
     @property
     def quarantines(self) -> int:
         """How many quarantines of monitors are in force, as last read."""
         return len(self._in_force())
+
+    @property
+    def running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._thread is not None and self._thread.is_alive()
 
     def start(self) -> None:
         """Go on in a daemon thread."""
@@ -140,9 +154,10 @@ class Monitor:
         """
         if not self._ready:
             self._recall()
-        self._flush()
-        for event in self._feed.entries():
+        self._work_off()
+        while (event := self._next()) is not None:
             self._observe(event)
+            self._work_off()
             if time.monotonic() >= self._tick_at:
                 self._tick()
             if self._stop.is_set() and not self._feed.ended:
@@ -153,6 +168,21 @@ class Monitor:
         if self._dirty and time.monotonic() >= self._save_at:
             self._save()
         return True
+
+    def _next(self) -> Mapping[str, Any] | None:
+        """Return the next event, None where there is none for now. What is raised here is the feed's."""
+        try:
+            if self._events is None:
+                self._events = iter(self._feed.entries())
+            event = next(self._events, None)
+        except Exception:
+            self._events = None
+            # What it had read ahead is gone with it: go on from what is remembered, which tells nothing twice.
+            self._ready = not self._feed.begins_again
+            raise
+        if event is None:
+            self._events = None
+        return event
 
     def _observe(self, event: Mapping[str, Any]) -> None:
         now_ns = self._clock_ns()
@@ -170,11 +200,18 @@ class Monitor:
             return
         for finding in found:
             if not (self._first and now_ns - finding.at_ns > OLD_NEWS_NS):
-                self._follow_up(finding, now_ns)
+                self._found.append(finding)
+
+    def _work_off(self) -> None:
+        """Follow up what was found and do what follows. Raises StoreError, AuditUnavailable; the rest waits."""
+        self._flush()
+        while self._found:
+            self._read_store()
+            self._follow_up(self._found.popleft(), self._clock_ns())
+            self._flush()
 
     def _follow_up(self, finding: Finding, now_ns: int) -> None:
-        self._read_store()
-        verdict = self._risk.take(finding, now_ns, self._in_force())
+        verdict = self._risk.take(finding, now_ns, self._in_force(finding.subject))
         if verdict.quarantine is not None:
             self._outbox.append(
                 Change(
@@ -189,7 +226,6 @@ class Monitor:
         if verdict.withheld is not None:
             self._place.count("withheld", verdict.withheld)
         self._outbox += self._alerts.take(finding, _done(verdict))
-        self._flush()
 
     def _tick(self) -> None:
         now_ns = self._clock_ns()
@@ -223,6 +259,7 @@ class Monitor:
             ),
             again=True,
         )
+        self._told_since_saved.add(alert.key)
         if alert.firing:
             self._place.count("alert", alert.detector)
 
@@ -256,12 +293,13 @@ class Monitor:
                 self._risk.forgive(each.subject, each.at_ns)
                 self._dirty = True
 
-    def _in_force(self) -> dict[str, int]:
+    def _in_force(self, besides: str | None = None) -> dict[str, int]:
+        """Return the quarantines by monitors that hold, and that of the subject `besides`, whoever imposed it."""
         now = self._clock_ns() // SECOND
         found = {
             subject: each.ends_at
             for subject, each in list(self._held.quarantines.items())
-            if each.ends_at > now and each.monitored
+            if each.ends_at > now and (each.monitored or subject == besides)
         }
         waiting = (each for each in self._outbox if isinstance(each, Change))
         return found | {each.subject: each.expires_at or 0 for each in waiting}
@@ -279,6 +317,7 @@ class Monitor:
 
     def _recall(self) -> None:
         """Remember what was saved, and what was told since. Raises KeyUnavailableError: better late than twice."""
+        self._begin()
         try:
             state = self._memory.load()
         except ValueError as error:
@@ -295,9 +334,9 @@ class Monitor:
                     part.restore(state.get(name, {}))
                 except ValueError as error:
                     self._place.say(f"the monitor's {name} begin anew: {error}")
-            self._feed.resume(state.get("place"))
             own = dict(state.get("own", {}))
-        self._told = self._told_since(own)
+        self._feed.resume(None if state is None else state.get("place"))
+        self._told = self._told_since(own) | self._told_since_saved
         self._ready = True
 
     def _told_since(self, own: Mapping[str, int]) -> set[str]:
@@ -335,6 +374,7 @@ class Monitor:
         )
         self._dirty = False
         self._told.clear()
+        self._told_since_saved.clear()
         now = time.monotonic()
         self._save_at = now + max(SAVE_SECONDS, 50 * (now - begun))
 

@@ -6,7 +6,7 @@ the schema may allow what the loader then refuses. Non-goal: validation here.
 
 from typing import Any, Final
 
-from ext_authz.audit.event import CHECKPOINT, DECISION, GAP, LIFECYCLE, STATE
+from ext_authz.audit.event import ALERT, CHECKPOINT, DECISION, GAP, LIFECYCLE, STATE
 from ext_authz.config import Settings
 from ext_authz.model import ACTIONS, Auth, Reason, Risk
 from ext_authz.settings import NOT_AVAILABLE
@@ -300,6 +300,19 @@ def audit_schema() -> Schema:
         "coalesced": {"type": "integer", "minimum": 1},
         "erased": texts,
     }
+    alert: Schema = {
+        "alert": text,
+        "told": {"type": "integer", "minimum": 1},
+        "status": {"enum": ["firing", "resolved"]},
+        "detector": text,
+        "severity": {"enum": [each.value for each in Risk]},
+        "explanation": text,
+        "evidence": texts,
+        "findings": {"type": "integer", "minimum": 1},
+        "since": text,
+        "last": text,
+        "until": text,
+    }
     return {
         "$schema": DRAFT,
         "title": "ext-authz audit events",
@@ -333,6 +346,21 @@ def audit_schema() -> Schema:
                     "count": {"type": "integer", "minimum": 1},
                     "since": text,
                     "until": text,
+                },
+            },
+            {
+                "type": "object",
+                "required": [*head, "schema", *alert],
+                "properties": {
+                    **head,
+                    **alert,
+                    "schema": {"const": ALERT},
+                    "subject": text,
+                    "source": text,
+                    "claimed_subject": text,
+                    "about": text,
+                    "response": _record({"risk": text, "quarantine_until": text, "withheld": text}, []),
+                    "erased": texts,
                 },
             },
             {

@@ -1,11 +1,14 @@
 """The monitor of a real process tree: from an attack to a quarantine at every worker, and what may not lead to one."""
 
+import json
 import os
 import signal
 import time
 
+import jwt as pyjwt
 import pytest
-from running_service import CONFIGURATION, DEPLOYER, SCORER, write_configuration
+from http_receiver import Reply, receiving
+from running_service import CONFIGURATION, DEPLOYER, POLICIES, SCORER, write_configuration
 from sidecar_process import Sidecar, cli, wait_until
 from wire_requests import check_request
 
@@ -17,14 +20,25 @@ monitor:
 """
 
 
+SECRET = "s" * 40
+ISSUER = "{issuer: 'https://idp.example', audiences: [ml], hmac_secret_file: secret}"
+PEOPLE = "- {id: people, subjects: [{id: victim}], resources: [{type: model, id: fraud}], actions: [infer]}\n"
+EVERYTHING = "".join(
+    f"  {name}: {{response: quarantine}}\n"
+    for name in ("credential_stuffing", "unusual_volume", "impossible_client_change", "privilege_probing")
+)
+
+
 @pytest.fixture
 def start(tmp_path):
     started = []
 
-    def begin(more="never_quarantine: []"):
+    def begin(more="never_quarantine: []", policies=POLICIES):
         text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
-        text += WATCHED.format(folder=tmp_path, more=more)
-        started.append(Sidecar(write_configuration(tmp_path, configuration=text)))
+        text = text.replace("  api_keys:", f"  jwt: [{ISSUER}]\n  api_keys:")
+        text += WATCHED.format(folder=tmp_path, more=more) + EVERYTHING
+        (tmp_path / "secret").write_text(SECRET)
+        started.append(Sidecar(write_configuration(tmp_path, configuration=text, policies=policies + PEOPLE)))
         return started[-1].ready(2)
 
     yield begin
@@ -107,3 +121,78 @@ def test_whom_the_configuration_exempts_is_only_reported(start):
     wait_until(lambda: events(sidecar, "alert"), what="the alert")
     assert events(sidecar, "alert")[0]["response"] == {"risk": "medium", "withheld": "exempt"}
     assert reasons(sidecar) == {"allowed"}
+
+
+def bearer(name, secret=SECRET):
+    now = int(time.time())
+    claims = {"iss": "https://idp.example", "aud": "ml", "sub": name, "iat": now, "exp": now + 600}
+    return {"authorization": f"Bearer {pyjwt.encode(claims, secret, 'HS256')}"}
+
+
+def test_guessing_in_the_name_of_a_victim_raises_an_alert_and_nobodys_risk(start):
+    """With forged tokens from many addresses, as a proxy tells them; then with a guess that holds."""
+    sidecar = start()
+    names = ["victim", *(f"user-{number}" for number in range(40))]
+    for number in range(90):
+        forged = {**bearer(names[number % 3 and number % 40], "x" * 40), "x-forwarded-for": f"198.51.100.{number % 20}"}
+        assert ask(sidecar, source="192.0.2.7", principal="", headers=forged) == "invalid_token"
+    for number in range(20):
+        forged = {**bearer(f"user-{number}", "x" * 40), "x-forwarded-for": "203.0.113.9"}
+        ask(sidecar, source="192.0.2.7", principal="", headers=forged)
+    wait_until(lambda: len(events(sidecar, "alert")) >= 2, what="the alerts")
+    good = {**bearer("victim"), "x-forwarded-for": "203.0.113.9"}
+    assert ask(sidecar, source="192.0.2.7", principal="", headers=good) == "allowed"
+    wait_until(lambda: any(each["severity"] == "critical" for each in events(sidecar, "alert")), what="what it found")
+    time.sleep(1)
+    alerts = events(sidecar, "alert")
+    assert {each["detector"] for each in alerts} == {"credential_stuffing"}
+    assert all("subject" not in each and "response" not in each for each in alerts)
+    assert "victim" in {each.get("claimed_subject") for each in alerts}
+    assert events(sidecar, "state") == []
+    assert ask(sidecar, principal="", headers=bearer("victim")) == "allowed"
+
+
+def test_an_address_that_nobody_vouches_for_is_not_whom_an_alert_names(start):
+    sidecar = start()
+    for number in range(30):
+        forged = {**bearer(f"user-{number}", "x" * 40), "x-forwarded-for": "198.51.100.1"}
+        ask(sidecar, source="203.0.113.66", principal="", headers=forged)
+    wait_until(lambda: events(sidecar, "alert"), what="the alert")
+    assert {each["source"] for each in events(sidecar, "alert")} == {"203.0.113.66"}
+
+
+def test_policies_see_the_risk_that_findings_raise_and_a_withdrawal_takes_it_back(start):
+    risky = POLICIES.replace(
+        "  headers: {x-tier: gold}\n", "  conditions: [{max_risk: low}, {cel: \"context.risk == 'low'\"}]\n"
+    )
+    assert "max_risk" in risky
+    sidecar = start('never_quarantine: ["spiffe://ml.example/*"]', risky)
+    assert reasons(sidecar) == {"allowed"}
+    enumerate_models(sidecar)
+    wait_until(lambda: reasons(sidecar) == {"conditions_not_met"}, 2, what="the risk at every worker")
+
+
+def test_alerts_reach_alertmanager_and_slack_and_nothing_else_does(start):
+    with receiving(lambda _: Reply()) as managers, receiving(lambda _: Reply()) as chat:
+        sidecar = start(
+            f"""alerts:
+    webhooks:
+    - {{type: alertmanager, url: "{managers.url}"}}
+    - {{type: slack, url: "{chat.url}/services/T/B/secret"}}"""
+        )
+        enumerate_models(sidecar)
+        wait_until(lambda: managers.requests and chat.requests, what="both messages")
+        sidecar.stop()
+    assert [each.path for each in managers.requests] == ["/api/v2/alerts"]
+    ((alert,),) = [json.loads(each.body) for each in managers.requests]
+    assert alert["labels"] == {
+        "alertname": "ExtAuthz_enumeration",
+        "service": "ext-authz",
+        "detector": "enumeration",
+        "severity": "medium",
+        "subject": SCORER,
+    }
+    assert "quarantined until" in alert["annotations"]["response"]
+    assert alert["startsAt"] < alert["endsAt"]
+    assert [each.path for each in chat.requests] == ["/services/T/B/secret"]
+    assert f"subject {SCORER}" in json.loads(chat.requests[0].body)["text"]

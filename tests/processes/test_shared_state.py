@@ -14,6 +14,9 @@ from shared_log import RedisServer
 from sidecar_process import Sidecar, wait_until
 from wire_requests import check_request
 
+from ext_authz.audit.reader import Trail
+from ext_authz.envelope.keys.file import FileKeys
+
 SHARED = """server: {{listen: ['unix:{folder}/0.sock'], trusted_proxies: [192.0.2.0/24]}}
 admin: {{listen: 'unix:{folder}/admin.sock'}}
 state: {{backend: redis, url: "{url}", secret_file: ../fleet.secret}}
@@ -40,11 +43,11 @@ def fleet(tmp_path, redis_server):
     secret.chmod(0o600)
     started = []
 
-    def start(name):
+    def start(name, more=""):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
-        text += SHARED.format(folder=folder, url=redis_server.url)
+        text += SHARED.format(folder=folder, url=redis_server.url) + more
         made = Sidecar(write_configuration(folder, configuration=text))
         started.append(made)
         return made.ready()
@@ -64,6 +67,12 @@ def cli(sidecar, *arguments):
 def answer(sidecar):
     message = check_request("POST", "/v2/models/fraud/infer", principal=SCORER)
     return sidecar.check(message, f"unix:{sidecar.folder}/0.sock").reason
+
+
+def attack(sidecar, models=range(12)):
+    for number in models:
+        message = check_request("POST", f"/v2/models/m{number}/infer", principal=SCORER)
+        sidecar.check(message, f"unix:{sidecar.folder}/0.sock")
 
 
 def quarantine(sidecar, *arguments):
@@ -166,3 +175,59 @@ def test_a_bad_secret_ends_the_start_with_one_line(tmp_path, redis_server, mode,
     assert done.returncode == 2
     assert what in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_attack_at_one_host_ends_at_the_other_within_two_seconds(fleet):
+    """Each watches its own trail; what follows is everybody's, and only who raised a risk lowers it."""
+    watched = "monitor: {enumeration: {response: quarantine}}\n"
+    a, b = fleet("a", watched), fleet("b", watched)
+    attack(a)
+    wait_until(lambda: (answer(a), answer(b)) == ("quarantined", "quarantined"), 2, what="the quarantine")
+    wait_until(lambda: len(state_events(b)) >= 2, what="both changes on record")
+    quarantine(b, "--withdraw")
+    wait_until(lambda: (answer(a), answer(b)) == ("allowed", "allowed"), 2, what="the withdrawal")
+    wait_until(
+        lambda: [each["event"] for each in state_events(b)].count("risk_withdrawn") == 1, what="no risk any more"
+    )
+    assert len([each for each in a.events() if each["schema"] == "ext_authz.alert/1"]) == 1
+    assert [each for each in b.events() if each["schema"] == "ext_authz.alert/1"] == []
+
+
+@pytest.mark.parametrize("how", ["stream", "file"])
+def test_one_central_monitor_watches_for_sidecars_that_do_not(fleet, redis_server, tmp_path, how):
+    """What no sidecar sees alone: each is asked for six models that are refused."""
+    sinks = {
+        "stream": f"audit: {{sinks: [{{type: redis, url: '{redis_server.url}', stream: fleet}}]}}\n",
+        "file": "audit: {sinks: [{type: file, path: events.jsonl}]}\n",
+    }[how]
+    a, b = fleet("a", sinks), fleet("b", sinks)
+    sources = {
+        "stream": [f"{redis_server.url}?stream=fleet"],
+        "file": [str(each.folder / "events.jsonl") for each in (a, b)],
+    }[how]
+    wait_until(lambda: how == "stream" or all((each.folder / "events.jsonl").exists() for each in (a, b)))
+    folder = tmp_path / "central"
+    folder.mkdir()
+    text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
+    text += SHARED.format(folder=folder, url=redis_server.url) + "monitor: {enumeration: {response: quarantine}}\n"
+    central = subprocess.Popen(
+        [sys.executable, "-m", "ext_authz", "monitor", *sources, "-c", str(write_configuration(folder, text))],
+        cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        assert central.stdout is not None
+        assert central.stdout.readline() == "watching\n"
+        attack(a, range(6))
+        attack(b, range(6, 12))
+        wait_until(lambda: (answer(a), answer(b)) == ("quarantined", "quarantined"), 5, what="the quarantine")
+        central.send_signal(signal.SIGTERM)
+        assert central.wait(30) == 0
+    finally:
+        central.kill()
+        central.wait()
+        central.stdout.close()
+    keyring = folder / "audit.key"
+    told = [each.event for each in Trail([folder / "run"], lambda: FileKeys.load(keyring)).entries()]
+    (alert,) = [each for each in told if each["schema"] == "ext_authz.alert/1"]
+    known = {each["event_id"] for host in (a, b) for each in host.events()}
+    assert set(alert["evidence"]) <= known

@@ -53,6 +53,9 @@ _ACTIVITIES: Final = {
 }
 _LIFECYCLE: Final = {"start": 3, "stop": 4, "reload": 8}
 _UNAUTHENTICATED: Final = 401
+_CREATE_OF, _UPDATE_OF, _CLOSE = 1, 2, 3
+"""What a finding's event says of it (class 2004)."""
+_NEW, _RESOLVED = 1, 4
 _RISKS: Final = {"low": 1, "medium": 2, "high": 3, "critical": 4}
 
 
@@ -165,18 +168,19 @@ def _disposition(event: Event, *, allowed: bool) -> dict[str, Any]:
 def _alert(item: Item, event: Event) -> dict[str, Any]:
     detector = text(event, "detector") or "unknown"
     evidence = texts(event, "evidence")
+    resolved = text(event, "status") == "resolved"
     return {
         "class_uid": 2004,
         "category_uid": 2,
-        "activity_id": 1,
+        "activity_id": _CLOSE if resolved else _UPDATE_OF if (number(event, "told") or 1) > 1 else _CREATE_OF,
         "profiles": ["security_control"],
-        "status_id": 1,
+        "status_id": _RESOLVED if resolved else _NEW,
         "action_id": 3,
         "disposition_id": 19,
         "is_alert": True,
         "finding_info": some(
             {
-                "uid": item.event_id,
+                "uid": text(event, "alert") or item.event_id,
                 "title": detector,
                 "desc": text(event, "explanation"),
                 "analytic": {"name": detector, "uid": detector, "type_id": 2},

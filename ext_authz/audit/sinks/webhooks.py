@@ -66,12 +66,13 @@ def _alertmanager(event: Event) -> dict[str, Any]:
             "detector": text(event, "detector"),
             "severity": text(event, "severity"),
             "subject": text(event, "subject"),
-            "source": text(event, "source"),
+            "source": "" if text(event, "subject") else text(event, "source"),
             "about": text(event, "about"),
         }
     )
     annotations = some(
         {
+            "source": text(event, "source"),
             "summary": _cut(text(event, "explanation")),
             "claimed_subject": text(event, "claimed_subject"),
             "evidence": " ".join(texts(event, "evidence")),
