@@ -50,7 +50,9 @@ class SegmentReader:
         self._opener = opener
 
     def behind(self) -> bool:
-        """Whether the file has more than was read."""
+        """Whether the file may have more than was read."""
+        if self.segment is None and self.at == HEADER_BYTES:
+            return True
         try:
             return self.file.path.stat().st_size > self.at
         except OSError:
