@@ -12,14 +12,13 @@ import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from http.server import BaseHTTPRequestHandler
 from typing import Final, cast
 from urllib.parse import parse_qsl
 
 from ext_authz.config.schema import is_local
 from ext_authz.server import log
-from ext_authz.server.admin_sockets import BoundedServer, TimedReader, bind_unix
+from ext_authz.server.admin_sockets import BoundedServer, TimedReader, TooLongError, bind_unix
 from ext_authz.server.exposition import CONTENT_TYPE as METRICS_TYPE
 from ext_authz.server.sessions import LIFETIME_SECONDS, Session, Sessions
 from ext_authz.server.transport import BindError, sockets
@@ -149,11 +148,13 @@ class _Handler(BaseHTTPRequestHandler):
     """One request, then the connection ends."""
 
     protocol_version = "HTTP/1.1"
-    wbufsize = -1
+    wbufsize = 0
+    """Answers are sent whole: a buffer would wait anew for each piece that the other side takes."""
 
     def setup(self) -> None:
         super().setup()
-        self.rfile = io.BufferedReader(TimedReader(self.connection, REQUEST_SECONDS))
+        self._reader = TimedReader(self.connection, REQUEST_SECONDS, _MAX_HEAD)
+        self.rfile = io.BufferedReader(self._reader)
 
     def version_string(self) -> str:
         return "ext-authz"
@@ -171,9 +172,16 @@ class _Handler(BaseHTTPRequestHandler):
         if len(self.raw_requestline) > _MAX_LINE:
             self.requestline = self.request_version = self.command = ""
             self.send_error(HTTPStatus.REQUEST_URI_TOO_LONG)
-        elif self.raw_requestline and self.parse_request():
+        elif self.raw_requestline and self._parsed():
             cast("_Server", self.server).answering(self.connection)
             self._send(self._answer())
+
+    def _parsed(self) -> bool:
+        try:
+            return self.parse_request()
+        except TooLongError:
+            self.send_error(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE)
+            return False
 
     def _answer(self) -> AdminReply:
         server = cast("_Server", self.server)
@@ -291,11 +299,13 @@ class _Handler(BaseHTTPRequestHandler):
         return f"ext_authz_admin_{self.connection.getsockname()[1]}"
 
     def _cookie(self) -> str:
-        try:
-            found = SimpleCookie("; ".join(self.headers.get_all("cookie", []))).get(self._cookie_name())
-        except CookieError:
-            return ""
-        return "" if found is None else found.value
+        """Return our cookie as sent (RFC 6265 4.2.1), "" where there is none or more than one.
+
+        Not by http.cookies, which takes seconds for quotes within quotes (CVE-2024-7592); ours has none.
+        """
+        pairs = (pair.strip().partition("=") for line in self.headers.get_all("cookie", []) for pair in line.split(";"))
+        found = [value for name, _, value in pairs if name == self._cookie_name()]
+        return found[0] if len(found) == 1 else ""
 
     def _body(self) -> bytes | AdminReply:
         """Return the request's body, or why it is not read."""
@@ -306,7 +316,11 @@ class _Handler(BaseHTTPRequestHandler):
             return _problem(HTTPStatus.BAD_REQUEST)
         if len(lengths[0]) > _LENGTH_DIGITS or int(lengths[0]) > MAX_BODY:
             return _problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        server = cast("_Server", self.server)
+        self._reader.allow(int(lengths[0]))
+        server.waiting(self.connection)  # a body that drips in holds up no probe either
         body = self.rfile.read(int(lengths[0]))
+        server.answering(self.connection)
         return body if len(body) == int(lengths[0]) else _problem(HTTPStatus.BAD_REQUEST)
 
     def _is_ours(self, server: _Server) -> bool:
@@ -333,7 +347,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, reply: AdminReply) -> None:
         self.close_connection = True
+        cast("_Server", self.server).waiting(self.connection)
         self.connection.settimeout(REQUEST_SECONDS)
+        connected, self.wfile = self.wfile, (whole := io.BytesIO())
         self.send_response(reply.status)
         headers = dict(_SAFE) | {"content-type": reply.content_type} | dict(reply.headers)
         headers |= {"content-length": str(len(reply.body)), "connection": "close"}
@@ -342,11 +358,13 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(reply.body)
+        connected.write(whole.getvalue())
 
 
 _LENGTH_DIGITS: Final = 12
 _POLL_SECONDS: Final = 0.1
 _MAX_LINE: Final = 8192
+_MAX_HEAD: Final = 64 * 1024
 _FORM: Final = "application/x-www-form-urlencoded"
 _COOKIE_HEADER: Final = "set-cookie"
 _SAFE: Final = {

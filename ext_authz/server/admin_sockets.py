@@ -85,7 +85,7 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         ):
             request.close()
             return
-        self._wait_for(request)
+        self.waiting(request)
         try:
             super().process_request(request, client_address)
         except BaseException:
@@ -106,7 +106,7 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         with self._idle_lock:
             self._idle.pop(request, None)
 
-    def _wait_for(self, request: socket.socket) -> None:
+    def waiting(self, request: socket.socket) -> None:
         """From here on it is the other side's turn, and the connection may have to go."""
         with self._idle_lock:
             self._idle[request] = None
@@ -124,7 +124,7 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
         """Close, but first read what is still coming: the kernel drops an answer that is overtaken by a reset."""
-        self._wait_for(request)
+        self.waiting(request)
         try:
             request.shutdown(socket.SHUT_WR)
             request.settimeout(_LINGER_SECONDS)
@@ -143,21 +143,34 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
         return self._socket
 
 
-class TimedReader(io.RawIOBase):
-    """Reads a socket until a deadline for the whole request, however slowly it drips in."""
+class TooLongError(Exception):
+    """More came than may be read."""
 
-    def __init__(self, connection: socket.socket, seconds: float) -> None:
+
+class TimedReader(io.RawIOBase):
+    """Reads a socket until a deadline for the whole request, however slowly it drips in, and at most `most` bytes."""
+
+    def __init__(self, connection: socket.socket, seconds: float, most: int) -> None:
         self._connection = connection
         self._deadline = time.monotonic() + seconds
+        self._left = most
+
+    def allow(self, more: int) -> None:
+        """Let so many bytes more be read."""
+        self._left += more
 
     def readable(self) -> bool:
         """Whether it can be read."""
         return True
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401
-        """Read what is there before the deadline. Raises TimeoutError."""
+        """Read what is there before the deadline. Raises TimeoutError, TooLongError."""
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError
         self._connection.settimeout(left)
-        return self._connection.recv_into(buffer)
+        if not self._left:
+            raise TooLongError
+        read = self._connection.recv_into(memoryview(buffer)[: self._left])
+        self._left -= read
+        return read

@@ -1,7 +1,8 @@
 """Browsers that have shown the admin token once: what stands in for it, and for how long.
 
-Law: a cookie is a random name for a session held here, never the token; whoever may guess tokens may do so slowly;
-a session ends with its time, with a new token, and with this process. Non-goal: HTTP (admin.py).
+Law: a cookie is a random name for a session held here, never the token; whoever types wrong tokens neither locks out
+nor fills the trail (one of 32 characters is not guessed); a session ends with its time, with a new token, and with this
+process. Non-goal: HTTP (admin.py).
 """
 
 import hashlib
@@ -17,7 +18,7 @@ LIFETIME_SECONDS: Final = 12 * 3600.0
 IDLE_SECONDS: Final = 3600.0
 MAX_SESSIONS: Final = 64
 FAILURES: Final = 5
-"""Wrong tokens that may come at once …"""
+"""Wrong tokens that may be told of at once …"""
 FAILURE_SECONDS: Final = 2.0
 """… and the seconds after which one more may."""
 
@@ -55,9 +56,9 @@ class Sessions:
         with self._lock:
             self._failures = max(0.0, self._failures - (now - self._failed_at) / FAILURE_SECONDS)
             self._failed_at = now
-            if self._failures > FAILURES - 1:
-                return None
             if not self.accepts(shown):
+                if self._failures > FAILURES - 1:
+                    return None
                 self._failures += 1
                 return ""
             cookie = secrets.token_urlsafe(32)

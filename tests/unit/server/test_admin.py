@@ -396,3 +396,78 @@ def test_connections_that_are_only_held_open_keep_no_probe_waiting(serve, sent):
         finally:
             stopping.set()
             dripping.join()
+
+
+def login_page(status: int) -> AdminReply:
+    return AdminReply(b"login", status)
+
+
+def test_bodies_that_drip_in_keep_no_probe_waiting(serve):
+    """Strangers may send the login form: 32 of them that never end it must not fail the sidecar's probes."""
+    server = serve(login=login_page)
+    head = f"POST /login HTTP/1.1\r\nHost: {server.address}\r\nContent-Length: 9000\r\n\r\ntoken=".encode()
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            stack.enter_context(connect(server)).sendall(head)
+        time.sleep(0.5)
+        for _ in range(3):
+            assert ask(server, "/livez").status == 200
+
+
+def test_answers_that_nobody_takes_keep_no_probe_waiting(serve):
+    server = serve(metrics=lambda: b"x" * 8_000_000)
+    host, _, port = server.address.rpartition(":")
+    with contextlib.ExitStack() as stack:
+        for _ in range(40):
+            held = stack.enter_context(socket.socket())
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+            held.connect((host, int(port)))
+            held.sendall(f"GET /metrics HTTP/1.1\r\nHost: {server.address}\r\n\r\n".encode())
+        time.sleep(0.5)
+        for _ in range(3):
+            assert ask(server, "/livez").status == 200
+
+
+def test_an_answer_is_to_be_taken_within_its_time_however_it_is_nibbled_at(serve, monkeypatch):
+    monkeypatch.setattr(admin, "REQUEST_SECONDS", 0.5)
+    server = serve(metrics=lambda: b"x" * 8_000_000)
+    host, _, port = server.address.rpartition(":")
+    with socket.socket() as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
+        held.connect((host, int(port)))
+        held.settimeout(20)
+        held.sendall(f"GET /metrics HTTP/1.1\r\nHost: {server.address}\r\n\r\n".encode())
+        taken = 0
+        with contextlib.suppress(ConnectionResetError):
+            while got := len(held.recv(65536)):
+                taken += got
+                time.sleep(0.1)
+    assert taken < 8_000_000
+
+
+def test_a_head_is_bounded_as_a_whole(serve):
+    server = serve()
+    lines = "".join(f"x{number}: {'a' * 8000}\r\n" for number in range(20))
+    with connect(server) as connection:
+        with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+            connection.sendall(f"GET /livez HTTP/1.1\r\nHost: {server.address}\r\n{lines}\r\n".encode())
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+def test_a_cookie_of_quotes_within_quotes_costs_nothing(serve):
+    """http.cookies takes seconds for this one (CVE-2024-7592), before anybody showed a credential."""
+    server = serve(login=login_page)
+    name = f"ext_authz_admin_{server.address.rpartition(':')[2]}"
+    before = time.process_time()
+    quotes = chr(92) + '"'
+    assert ask(server, "/config", cookie=f'{name}="{quotes * 30_000}"').status == 401
+    assert time.process_time() - before < 1
+
+
+def test_two_cookies_of_our_name_are_none(serve):
+    server = serve(login=login_page)
+    name = f"ext_authz_admin_{server.address.rpartition(':')[2]}"
+    made = ask(server, "/login", "POST", body=f"token={TOKEN}".encode())
+    value = made.headers["set-cookie"].partition(";")[0].partition("=")[2]
+    assert ask(server, "/config", cookie=f"other=1; {name}={value}").status == 200
+    assert ask(server, "/config", cookie=f"{name}=x; {name}={value}").status == 401
