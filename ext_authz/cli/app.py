@@ -30,7 +30,8 @@ EPILOG = "Exit status: 0 done, 1 what was checked does not hold, 2 usage or conf
 
 app = typer.Typer(
     name="ext-authz",
-    help="A zero-trust authorization sidecar for ML platforms behind Envoy.",
+    help="A zero-trust authorization sidecar for ML platforms behind Envoy.\n\n"
+    "Example: `ext-authz check && ext-authz serve`",
     epilog=EPILOG,
     no_args_is_help=True,
     add_completion=False,

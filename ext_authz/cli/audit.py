@@ -30,7 +30,11 @@ from ext_authz.cli.frame import (
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Entry
 
-app = typer.Typer(help="Read the audit trail, of `run_dir` or of the given folders.", no_args_is_help=True)
+app = typer.Typer(
+    help="Read the audit trail, of `run_dir` or of the given folders.\n\n"
+    "Example: `ext-authz audit tail --decision deny`",
+    no_args_is_help=True,
+)
 
 PAUSE_SECONDS = 0.25
 _SHOWN = 10
@@ -141,7 +145,11 @@ def _show(entry: "Entry", *, json: bool) -> None:
 
 def _line(event: dict[str, Any]) -> str:
     """Return one event as one line for people."""
+    from ext_authz.audit.event import ALERT, GAP
+
     time_text = str(event.get("time", ""))
+    if event.get("schema") in (ALERT, GAP):
+        return printable(" ".join(part for part in (time_text, *_noticed(event)) if part))
     if "decision" not in event:
         details = event.get("record") or event.get("details") or {}
         parts = [str(event.get("event", event.get("schema", "?"))), str(event.get("result", ""))]
@@ -168,6 +176,17 @@ def _line(event: dict[str, Any]) -> str:
         str(event.get("decision_id", "")),
     ]
     return printable(" ".join(word for word in words if word))
+
+
+def _noticed(event: dict[str, Any]) -> tuple[str, ...]:
+    """Return the words of an alert of the monitor, or of a gap in the trail."""
+    from ext_authz.audit.event import GAP
+
+    if event.get("schema") == GAP:
+        lost = f"{event.get('count')} events are not on record, from {event.get('since')} to {event.get('until')}"
+        return ("GAP", lost)
+    names = ("status", "severity", "detector", "explanation")
+    return ("ALERT", *(str(event.get(name) or "") for name in names), f"(alert {event.get('alert')})")
 
 
 def _detail(name: str, value: object) -> str:

@@ -105,7 +105,10 @@ def _moment(text: str, option: str) -> str:
         return ""
     if text[-1:].isalpha() and text[:-1].isascii() and text[:-1].isdigit():
         return timestamp(time.time_ns() - seconds_of(text, option) * 1_000_000_000)
-    return timestamp(moment_of(text, option))
+    try:
+        return timestamp(moment_of(text, option))
+    except CommandError as error:
+        raise CommandError(f"{error}, nor how long ago such as `2h`") from None
 
 
 def _inner(event: dict[str, Any], name: str) -> dict[str, Any]:

@@ -30,7 +30,11 @@ if TYPE_CHECKING:
 
     from ext_authz.bundle.manifest import Manifest
 
-app = typer.Typer(help="Signed archives of policies and resources for many sidecars.", no_args_is_help=True)
+app = typer.Typer(
+    help="Signed archives of policies and resources for many sidecars.\n\n"
+    "Example: `ext-authz bundle build . --name ml-prod --revision 17 -o ml-prod.tar.gz`",
+    no_args_is_help=True,
+)
 
 SECOND: Final = 1_000_000_000
 _MAX_ARCHIVE: Final = 2**30

@@ -37,8 +37,14 @@ if TYPE_CHECKING:
     from ext_authz.settings import Network
     from ext_authz.state.changes import Change
 
-apikey = typer.Typer(help="Manage the hashed API key file.", no_args_is_help=True)
-token = typer.Typer(help="Mint tokens of this installation.", no_args_is_help=True)
+apikey = typer.Typer(
+    help="Manage the hashed API key file.\n\nExample: `ext-authz apikey new --subject batch-7 --role scorer`",
+    no_args_is_help=True,
+)
+token = typer.Typer(
+    help="Mint tokens of this installation.\n\nExample: `ext-authz token issue --subject alice --ttl 15m`",
+    no_args_is_help=True,
+)
 
 _ID_BYTES: Final = 6
 

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
     from ext_authz.envelope.keys import KeyProvider
     from ext_authz.envelope.stream import Moved, Sink
 
-keyring = typer.Typer(help="Manage a local keyring (`--key file:PATH`).", no_args_is_help=True)
+keyring = typer.Typer(
+    help="Manage a local keyring (`--key file:PATH`).\n\nExample: `ext-authz keyring new data.keyring`",
+    no_args_is_help=True,
+)
 
 STREAM: Final = "-"
 

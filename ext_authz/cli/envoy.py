@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 OPEN_INFERENCE = "open-inference"
 OBJECT_STORES = ("s3", "s3-virtual-host")
 
-app = typer.Typer(help="Envoy's side: print a safe configuration, find unsafe settings in one.", no_args_is_help=True)
+app = typer.Typer(
+    help="Envoy's side: print a safe configuration, find unsafe settings in one.\n\n"
+    "Example: `ext-authz envoy lint /etc/envoy/envoy.yaml`",
+    no_args_is_help=True,
+)
 
 Hops = Annotated[
     int, typer.Option("--trusted-hops", min=0, metavar="N", help="Proxies in front whose x-forwarded-for counts.")

@@ -4,7 +4,10 @@ import typer
 
 from ext_authz.cli.frame import say
 
-app = typer.Typer(help="Print a JSON Schema for editors and pipelines.", no_args_is_help=True)
+app = typer.Typer(
+    help="Print a JSON Schema for editors and pipelines.\n\nExample: `ext-authz schema config > ext-authz.schema.json`",
+    no_args_is_help=True,
+)
 
 
 @app.command()

@@ -4,6 +4,7 @@ Law: a store of several hosts is authenticated and closed to onlookers, or says
 `unsafe_`. Non-goal: opening it (opening.py).
 """
 
+from importlib.util import find_spec
 from typing import Annotated, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -85,6 +86,8 @@ class StateSettings(Settings):
                 if getattr(self, name) is not None:
                     raise mistake(f"`{name}` is for `backend: redis`")
             return self
+        if find_spec("redis") is None:
+            raise mistake("`backend: redis` needs the extra `redis`: `pip install 'ext-authz[redis]'`")
         if self.url is None:
             raise mistake("`backend: redis` needs `url`")
         parts = urlsplit(self.url.get_secret_value())

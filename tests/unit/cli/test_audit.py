@@ -66,6 +66,20 @@ def test_changes_of_state_are_shown_with_times_as_people_write_them(tmp_path, ca
     )
 
 
+def test_alerts_and_gaps_are_told_in_words(tmp_path, capfd):
+    alert = {
+        "schema": "ext_authz.alert/1", "time": "2026-11-23T10:00:03Z", "status": "firing", "severity": "low", "alert": "0e95",
+        "detector": "credential_stuffing", "explanation": "10.1.2.3: 60 credentials\x1b failed",
+    }  # fmt: skip
+    gap = {"schema": "ext_authz.gap/1", "time": "2026-11-23T10:00:04Z", "count": 7, "since": "A", "until": "B"}
+    log = tmp_path / f"{LOG}.jsonl"
+    log.write_text(json.dumps(alert) + "\n" + json.dumps(gap) + "\n")
+    assert ran(capfd, "audit", "cat", log).out == (
+        "2026-11-23T10:00:03Z ALERT firing low credential_stuffing 10.1.2.3: 60 credentials\\x1b failed (alert 0e95)\n"
+        "2026-11-23T10:00:04Z GAP 7 events are not on record, from A to B\n"
+    )
+
+
 def test_a_folder_without_events_is_said_to_have_none(tmp_path, capfd):
     assert ran(capfd, "audit", "stats", tmp_path).out == "no events\n"
 

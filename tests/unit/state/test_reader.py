@@ -313,6 +313,12 @@ def test_a_shared_store_is_authenticated_and_closed_to_onlookers_or_says_unsafe(
     assert "p4ss" not in said
 
 
+def test_a_shared_store_whose_library_is_missing_is_a_mistake_of_the_configuration(monkeypatch) -> None:
+    monkeypatch.setattr("ext_authz.state.settings.find_spec", lambda name: None)
+    with pytest.raises(ValidationError, match=r"needs the extra `redis`: `pip install 'ext-authz\[redis\]'`"):
+        StateSettings.model_validate(SHARED)
+
+
 def test_what_is_unsafe_can_be_said_and_a_password_is_not_shown() -> None:
     plain = StateSettings.model_validate(
         {"backend": "redis", "url": "redis://:p4ss@10.0.0.7", "unsafe_plaintext": True, "unsafe_unauthenticated": True}
