@@ -12,6 +12,7 @@ import random
 import re
 import sys
 from collections.abc import Callable, Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -22,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from detection_baselines import rivals
 from detection_cost import cost
 from detection_credentials import real_guessing, stuffing
-from detection_data import COMMITS, LOGS, TRACES, block_bootstrap, clients, people, revision
+from detection_data import COMMITS, HELD_OUT, HELD_OUT_FIRST, LOGS, TRACES, block_bootstrap, clients, people, revision
 from detection_score import Result, Unit, has_rhythm, one, sleeping
 
 from ext_authz.monitor.detectors import Params
@@ -35,6 +36,8 @@ from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 DOC = Path(__file__).parent.parent / "docs" / "monitoring.md"
 ATTACKS = yaml.safe_load((Path(__file__).parent / "attacks.yaml").read_text())
 WARM, TEST, COPIES = 14, 14, 4
+FRESH = 100
+"""The first seed of draws that no rule was changed after."""
 MONDAY = 20458  # days since 1970
 BATCH = 64
 KEY = b"benchmark"
@@ -62,11 +65,12 @@ class Subject:
         return max(max(day) for day in self.days[:WARM])
 
 
-def subjects(trace, tuning, copies=COPIES):
+def subjects(trace, tuning, copies=COPIES, first=0):
+    """Return the subjects of one half (None: of both), each `copies` times, drawn with seeds from `first`."""
     made = []
-    for number in range(copies):
+    for number in range(first, first + copies):
         for client in trace:
-            if client.tuning != tuning:
+            if tuning not in (None, client.tuning):
                 continue
             days = block_bootstrap(client, WARM, TEST, number)
             if not any(map(sum, days[:WARM])):
@@ -138,7 +142,7 @@ def extraction(crowd, params, *, count_together=False):
                         together[model].attacked(kind, together_attack(detector, model, kind, begin, chance))
             for subject in crowd:
                 for kind in ("loop", "patient"):
-                    if subject.attacks[kind] == (day, hour) and subject.name.endswith("#0"):
+                    if subject.attacks[kind] == (day, hour) and subject.name.endswith(("#0", f"#{FRESH}")):
                         subject.unit.attacked(kind, lone_attack(detector, subject, kind, begin))
                 count, found = subject.days[day][hour], []
                 made = f"{subject.name}/{day}/{hour}"
@@ -273,7 +277,7 @@ def swept(name, run: Callable, settings: Iterable, tune, report) -> list[Result]
 def time_tables(data, quick):
     crowd = people(data)
     tune, report = [p for p in crowd if p.tuning], [p for p in crowd if not p.tuning]
-    steps = (1.5, 2.0, 2.5, 2.75, 3.0, 3.25, 3.5, 4.0, 5.0)
+    steps = (1.5, 2.0, 2.5, 2.85, 3.0, 3.5, 4.5, 6.0)
     sweep = swept(
         "surprise",
         lambda c, s: times(c, replace(TimeParams(), surprise=s)),
@@ -281,7 +285,13 @@ def time_tables(data, quick):
         tune,
         report,
     )
-    yield "unusual_time", [Result("defaults", "", times(report, TimeParams())), *sweep]
+    made = [Result("defaults", "", times(report, TimeParams())), *sweep]
+    known = {person.name for person in crowd}
+    for said, repositories in (("held out first", HELD_OUT_FIRST), ("held out to the end", HELD_OUT)):
+        fresh = [person for person in people(data, repositories) if person.name not in known]
+        known |= {person.name for person in fresh}
+        made.append(Result(f"defaults, {len(fresh)} people {said}", "", times(fresh, TimeParams())))
+    yield "unusual_time", made
     yield "dormant_identity", [Result("defaults", "", dormant(crowd))]
 
 
@@ -297,7 +307,15 @@ def volume_tables(data, quick):
         return volume(subjects(trace, tuning), limits(VolumeParams(), factor))
 
     default = Result("defaults", "", volume(subjects(trace, False), VolumeParams()))
-    yield "unusual_volume", [default, *swept("factor", run_volume, steps[::3] if quick else steps, True, False)]
+    fresh = volume(subjects(trace, None, 2, FRESH), VolumeParams())
+    yield (
+        "unusual_volume",
+        [
+            default,
+            *swept("factor", run_volume, steps[::3] if quick else steps, True, False),
+            Result("defaults, fresh draws of all clients", "", fresh),
+        ],
+    )
 
     yield "rivals", rivals(trace, subjects, WARM, TEST, ATTACKS)
 
@@ -311,26 +329,43 @@ def extraction_tables(data, quick):
         return extraction(subjects(trace, tuning, 1 if tuning else COPIES), params)[0]
 
     alone, together = extraction(subjects(trace, False), ExtractionParams(), count_together=True)
-    steps = (2.0, 3.0, 6.0)
+    steps = (1.5, 2.0, 4.0)
     found = [
         Result("defaults", "", alone),
         *swept("factor", run_extraction, steps[::2] if quick else steps, True, False),
     ]
-    yield "model_extraction", [*found, Result("together, per model", "", together)]
+    fresh, anew = extraction(subjects(trace, None, 2, FRESH), ExtractionParams(), count_together=True)
+    yield (
+        "model_extraction",
+        [
+            *found,
+            Result("defaults, fresh draws of all clients", "", fresh),
+            Result("together, per model", "", together),
+            Result("together, per model, fresh draws", "", anew),
+        ],
+    )
+
+
+def stuffing_tables(data, quick):
+    yield from stuffing(ATTACKS, TARGETS)
+    yield "real_guessing", real_guessing(data)
+
+
+GROUPS = {"extraction": extraction_tables, "volume": volume_tables, "time": time_tables, "stuffing": stuffing_tables}
+
+
+def group(name, data, quick):
+    return list(GROUPS[name](data, quick))
 
 
 def tables(data, quick, only):
-    made = []
-    if only in ("", "time"):
-        made += time_tables(data, quick)
-    if only in ("", "volume"):
-        made += volume_tables(data, quick)
-    if only in ("", "extraction"):
-        made += extraction_tables(data, quick)
-    if only in ("", "stuffing"):
-        made += stuffing(ATTACKS, TARGETS)
-        made.append(("real_guessing", real_guessing(data)))
-    return made
+    """Return (name, results or text) of every table; the groups run in two processes, the long ones first."""
+    with ProcessPoolExecutor(2) as pool:
+        return [
+            table
+            for made in [pool.submit(group, name, data, quick) for name in GROUPS if only in ("", name)]
+            for table in made.result()
+        ]
 
 
 def put(text, name, block):
@@ -345,7 +380,7 @@ def main():
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--cost", action="store_true")
-    parser.add_argument("--only", default="", choices=["", "time", "volume", "extraction", "stuffing"])
+    parser.add_argument("--only", default="", choices=["", *GROUPS])
     options = parser.parse_args()
     if options.cost:
         block = cost(Params())
@@ -358,7 +393,9 @@ def main():
         block = results if isinstance(results, str) else "\n".join(Result.table(results))
         print(f"\n## {name}\n{block}", flush=True)
         text = put(text, name, block)
-    names = ", ".join(f"{name}@{revision(options.data, name)}" for name in (TRACES, LOGS, *COMMITS))
+    names = ", ".join(
+        f"{name}@{revision(options.data, name)}" for name in (TRACES, LOGS, *COMMITS, *HELD_OUT_FIRST, *HELD_OUT)
+    )
     text = put(text, "data", names)
     if options.write:
         DOC.write_text(text)

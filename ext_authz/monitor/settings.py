@@ -114,6 +114,8 @@ class UnusualTimeSettings(DetectorSettings):
 
     surprise: Annotated[Number, Field(ge=0.5, le=20)] = _TIME.surprise
     """How improbable the hour must be: e to the minus this, in relation to an even spread over the week."""
+    crowd: Annotated[Number, Field(le=10)] = _TIME.crowd
+    """How much it adds that so many requests in an hour are rare for the subject; 0: not at all."""
     habit: Annotated[Number, Field(le=10)] = _TIME.habit
     """This share of the surprise of one of twenty of the subject's own days is added."""
     requests: Some = _TIME.requests

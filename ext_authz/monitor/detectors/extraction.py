@@ -26,14 +26,18 @@ _MASK: Final = 2**64 - 1
 class ExtractionParams:
     """Parameters of `model_extraction` (docs/monitoring.md)."""
 
-    hour: Limits = field(default_factory=lambda: Limits(floor=400, spread=1.0, most=8.0))
+    hour: Limits = field(default_factory=lambda: Limits(floor=400, factor=2.0, spread=1.0, most=8.0))
     """Distinct inputs of a subject to a model within the hour."""
-    day: Limits = field(default_factory=lambda: Limits(floor=1000, spread=1.0, most=8.0))
+    day: Limits = field(default_factory=lambda: Limits(floor=1000, factor=2.0, spread=1.0, most=8.0))
     """The same within the day (UTC)."""
     new_inputs: int = 1000
     """Distinct inputs within a day of a subject without history, or what 90 % of its peers' days stay under …"""
     peer_factor: float = 1.0
     """… times this, whichever is more."""
+    own_days: int = 2
+    """Active days after which a subject without history enough is also held to its own most of a day …"""
+    own_factor: int = 10
+    """… times this, and at least `new_inputs`: who comes once a week is not new for ever."""
     peers_needed: int = 50
     """Days of peers on the model before they count."""
     together: Limits = field(default_factory=lambda: Limits(floor=2000, warm_days=3))
@@ -230,9 +234,11 @@ class ModelExtraction(Fold):
             )
         else:
             limit = max(params.new_inputs, params.peer_factor * peers.quantile(0.9)) if peers else params.new_inputs
+            if len(use.days.peaks) >= params.own_days:
+                limit = min(limit, max(params.new_inputs, params.own_factor * use.days.most))
             if within_day <= limit:
                 return NONE
-            than = f"it is new to the model (limit {round(limit)})"
+            than = f"it is new to the model, or seldom there (limit {round(limit)})"
         use.alarmed = use.day
         steady = ", in the steady pace of a loop" if use.steady() else ""
         said = f"about {within_day} distinct inputs to `{one.id}` today, {within_hour} within the hour{steady}; {than}"

@@ -20,6 +20,8 @@ WEEK_HOURS: Final = 168
 _LEARN: Final = 0.2
 _EARNED: Final = 16
 """Requests within an hour after which a subject stays in the table."""
+_SIZES: Final = 16
+"""Sizes of hours that are told apart: 1, 2, 4, … requests, the last and more."""
 _DAYS: Final = ("Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday")
 
 
@@ -33,13 +35,17 @@ class TimeParams:
     """Of these, days on which it was active."""
     warm_hours: int = 20
     """Active hours (not requests) before it is judged."""
-    surprise: float = 2.75
+    surprise: float = 3.0
     """How improbable the hour must be: minus the logarithm of its probability in relation to an even spread."""
+    crowd: float = 0.6
+    """This share of minus the logarithm of how rarely an hour of the subject's had so many requests is added …"""
+    crowd_from: float = 0.7
+    """… where the hour alone is this improbable: many requests at a usual hour are `unusual_volume`'s."""
     habit: float = 0.5
     """This share of the surprise that one of twenty of the subject's own days brings is added to the limit."""
     requests: int = 3
     """Requests within the hour before it counts: one retry or a phone that wakes up is no visit."""
-    half_life_weeks: float = 52.0
+    half_life_weeks: float = 208.0
     """After this time an active hour counts half."""
     quiet_hours: int = 12
     """One alert per subject in this time."""
@@ -48,7 +54,20 @@ class TimeParams:
 
 
 class _Profile:
-    __slots__ = ("alarmed", "days", "evidence", "first", "habit", "hour", "hours", "n", "pending", "today", "week")
+    __slots__ = (
+        "alarmed",
+        "crowds",
+        "days",
+        "evidence",
+        "first",
+        "habit",
+        "hour",
+        "hours",
+        "n",
+        "pending",
+        "today",
+        "week",
+    )
 
     def __init__(self, hour: int) -> None:
         self.first = hour
@@ -62,23 +81,26 @@ class _Profile:
         self.habit = 0.0
         """About the 95th percentile of what that was on other days."""
         self.hours = array("f", bytes(4 * WEEK_HOURS))
+        self.crowds = array("f", bytes(4 * _SIZES))
+        """Active hours by the binary logarithm of their number of requests."""
         self.pending: list[int] = []
         """Hours of the day that runs, learned when it ends: else a visit's first hour would excuse its second."""
         self.evidence: list[str] = []
 
     def pack(self) -> list[Any]:
         cells = {str(cell): weight for cell, weight in enumerate(self.hours) if weight}
-        rest = [self.today, self.habit, cells, self.pending, self.evidence]
+        rest = [self.today, self.habit, cells, list(self.crowds), self.pending, self.evidence]
         return [self.first, self.hour, self.week, self.n, self.days, self.alarmed, *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Profile":  # noqa: ANN401
-        first, hour, week, n, days, alarmed, today, habit, cells, pending, evidence = packed
+        first, hour, week, n, days, alarmed, today, habit, cells, crowds, pending, evidence = packed
         made = cls(whole(hour))
         made.first, made.week, made.n, made.days = whole(first), whole(week), whole(n), whole(days)
         made.alarmed, made.today, made.habit = whole(alarmed), _finite(today), _finite(habit)
         for cell, weight in cells.items():
             made.hours[whole(int(cell))] = max(_finite(weight), 0.0)
+        made.crowds = array("f", [max(_finite(each), 0.0) for _, each in zip(range(_SIZES), crowds, strict=True)])
         made.pending = [whole(each) for each in pending[:24]]
         made.evidence = texts(evidence, MAX_EVIDENCE)
         return made
@@ -118,9 +140,11 @@ class UnusualTime(Fold):
             kept(known.evidence, one.event_id)
         if known.n == _EARNED:
             self._subjects.settle(one.subject)
-        if known.n != self.params.requests:
-            return NONE
-        return self._judge(one, known)
+        n = known.n
+        # Judged when it is a visit, and again whenever it doubled.
+        if n == self.params.requests or (n > self.params.requests and not n & (n - 1) and n < 1 << _SIZES):
+            return self._judge(one, known)
+        return NONE
 
     def _turn(self, subject: str, known: _Profile, hour: int) -> None:
         """Learn the hour that ended; one in alarm, or with few requests, teaches a quarter."""
@@ -130,6 +154,7 @@ class UnusualTime(Fold):
             known.hours[known.hour % WEEK_HOURS] += 0.25
         else:
             known.pending.append(known.hour % WEEK_HOURS)
+            known.crowds[_size(known.n)] += 1.0
         if hour // 24 != known.hour // 24:
             known.days += 1
             if self._is_warm(known, known.hour):
@@ -145,6 +170,8 @@ class UnusualTime(Fold):
             fade = 0.5 ** ((week - known.week) / params.half_life_weeks)
             for cell in range(WEEK_HOURS):
                 known.hours[cell] *= fade
+            for size in range(_SIZES):
+                known.crowds[size] *= fade
             known.week = week
         known.hour, known.n = hour, 0
         known.evidence.clear()
@@ -161,7 +188,9 @@ class UnusualTime(Fold):
         params = self.params
         if not self._is_warm(known, known.hour):
             return NONE
-        score = surprise(known.hours, known.hour % WEEK_HOURS)
+        score = likely = surprise(known.hours, known.hour % WEEK_HOURS)
+        if score >= params.crowd_from:
+            score += params.crowd * rarity(known.crowds, _size(known.n))
         limit = params.surprise + params.habit * known.habit
         known.today = max(known.today, score)
         if score < limit or (known.alarmed and known.hour - known.alarmed < params.quiet_hours):
@@ -169,9 +198,9 @@ class UnusualTime(Fold):
         known.alarmed = known.hour
         day, clock = _DAYS[known.hour // 24 % 7], known.hour % 24
         said = (
-            f"active on a {day} at {clock:02d}:00 UTC: {math.exp(-score) * 100:.1f} % as likely as an even spread of"
-            f" its {round(sum(known.hours))} active hours on {known.days} days would make it"
-            f" (surprise {score:.1f}, limit {limit:.1f})"
+            f"active on a {day} at {clock:02d}:00 UTC: {math.exp(-likely) * 100:.1f} % as likely as an even spread of"
+            f" its {round(sum(known.hours))} active hours on {known.days} days would make it,"
+            f" with {known.n} requests so far (surprise {score:.1f}, limit {limit:.1f})"
         )
         return (
             Finding(self.name, one.subject, one.ip or None, Severity.MEDIUM, said, tuple(known.evidence), one.at_ns),
@@ -193,6 +222,18 @@ _OTHER_KIND: Final = 0.5
 _PRIOR: Final = 0.2
 """Active hours, spread evenly over the week, that everybody is given beforehand."""
 _WEEKEND: Final = (2, 3)  # the epoch was a Thursday
+
+
+def _size(n: int) -> int:
+    return min(max(n, 1).bit_length(), _SIZES) - 1
+
+
+def rarity(crowds: "array[float]", size: int) -> float:
+    """Return minus the logarithm of the share of active hours with at least 2**size requests, one more given to each.
+
+    0 without a past.
+    """
+    return math.log((sum(crowds) + 1.0) / (sum(crowds[size:]) + 1.0))
 
 
 def surprise(hours: "array[float]", cell: int) -> float:

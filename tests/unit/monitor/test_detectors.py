@@ -61,6 +61,36 @@ def test_weekends_late_hours_and_round_the_clock_services_are_usual_where_they_a
     assert feed(detector, late) == []
 
 
+def test_many_requests_at_an_odd_hour_weigh_more_than_few_and_many_at_a_usual_hour_weigh_nothing():
+    def lived():
+        detector = UnusualTime()
+        odd = [day for day in range(56) if day % 14 == 3]
+        for day in range(56):
+            feed(detector, working_days([day], (9, 10, 11, 13, 14, 15, 16)))
+            feed(detector, [event(at(day, 21) + 60 * number) for number in range(4)] if day in odd else [])
+        return detector
+
+    few = [event(at(57, 21) + 60 * number) for number in range(4)]
+    many = [event(at(57, 21) + 10 * number) for number in range(200)]
+    usual = [event(at(57, 10) + 10 * number) for number in range(200)]
+    assert feed(lived(), few) == []
+    (found,) = feed(lived(), many)
+    assert "requests so far" in found.explanation
+    assert feed(lived(), usual) == []
+
+
+def test_who_comes_to_a_model_once_a_week_is_held_to_what_it_did_there():
+    detector = ModelExtraction(key=KEY)
+    for day in range(28):
+        for who in range(4):
+            feed(detector, inputs(60, at(day, 9), 1, f"sub:busy-{who}", batch=64))
+    for day in (0, 7, 14, 21):
+        assert feed(detector, inputs(40, at(day, 9), 1)) == []
+    found = feed(detector, inputs(2000, at(28, 9)))
+    assert [each.subject for each in found] == ["sub:alice"]
+    assert feed(detector, inputs(2000, at(28, 9), 1, "sub:new")) == []
+
+
 def test_a_new_subject_has_no_unusual_time():
     detector = UnusualTime()
     feed(detector, working_days(range(9)))
