@@ -26,18 +26,21 @@ class HeldRisk:
 
 @dataclass(frozen=True, slots=True)
 class HeldQuarantine:
-    """A recorded quarantine, and whether a monitor (of any host) imposed it."""
+    """A recorded quarantine, whether a monitor (of any host) imposed it, for which detector, and when."""
 
     ends_at: int
     monitored: bool
+    detector: str = ""
+    at_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Withdrawn:
-    """Somebody else than a monitor took back the risk or quarantine of `subject`."""
+    """Somebody else than a monitor took back the risk or quarantine of `subject`, which `detector` (or "") imposed."""
 
     subject: str
     at_ns: int
+    detector: str = ""
 
 
 class Held:
@@ -78,17 +81,21 @@ class Held:
         self._version = None
 
     def _apply(self, change: Change, *, ours: bool) -> Withdrawn | None:
+        detector = ""
         if change.kind is Kind.RISK:
             self.risks.pop(change.subject, None)
             if not change.withdraw:
                 self.risks[change.subject] = HeldRisk(Risk(change.risk), _end(change), ours)
         elif change.kind is Kind.QUARANTINE:
-            self.quarantines.pop(change.subject, None)
+            was = self.quarantines.pop(change.subject, None)
+            detector = was.detector if was is not None else ""
             if not change.withdraw:
-                self.quarantines[change.subject] = HeldQuarantine(_end(change), change.by == BY)
+                monitored = change.by == BY
+                by_whom = change.reason.partition(":")[0] if monitored else ""
+                self.quarantines[change.subject] = HeldQuarantine(_end(change), monitored, by_whom, change.at_ns)
         else:
             return None
-        return Withdrawn(change.subject, change.at_ns) if change.withdraw and change.by != BY else None
+        return Withdrawn(change.subject, change.at_ns, detector) if change.withdraw and change.by != BY else None
 
     def prune(self, now: int) -> None:
         """Forget what has ended (`now` in Unix seconds)."""

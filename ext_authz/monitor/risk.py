@@ -212,18 +212,20 @@ class RiskBook:
             subject.startswith(each[:-1]) if each.endswith("*") else subject == each for each in self._never
         )
 
-    def forgive(self, subject: str, at_ns: int) -> bool:
+    def forgive(self, subject: str, at_ns: int, detector: str = "") -> bool:
         """Somebody withdrew a quarantine at `at_ns`: what was found up to then counts no more. False where that is old.
 
-        The detectors that found it impose no other for a while.
+        The detectors that found it impose no other for a while, nor does `detector`: its finding may have been another
+        host's, or made just before a crash.
         """
         standing = self._subjects.get(subject)
         if standing is None:
             standing = self._subjects[subject] = _Standing()
         if at_ns <= standing.pardoned_ns:
             return False
+        lasting = standing.pardoned_of if at_ns < standing.pardoned_ns + self.params.pardon * SECOND else ()
         standing.pardoned_ns = at_ns
-        standing.pardoned_of = tuple(standing.weights)
+        standing.pardoned_of = tuple({*lasting, *standing.weights, *([detector] if detector else [])})
         standing.weights = {name: each for name, each in standing.weights.items() if each[1] * SECOND > at_ns}
         standing.times, standing.ended = 0, 0
         return True
@@ -250,10 +252,18 @@ class RiskBook:
         return float(weight[0] * 2.0 ** -(max(now - weight[1], 0.0) / self.params.half_life))
 
     def forget(self, now_ns: int) -> None:
-        """Let go of whom nothing is known any more that could matter."""
+        """Let go of whom nothing is known any more that could matter.
+
+        What a clock that was ahead wrote down counts as of now: else it would hold until that time comes.
+        """
         now = now_ns / SECOND
         keep = max(self.params.calm, self.params.pardon)
+        self._day = min(self._day, now_ns // SECOND // DAY)
         for subject, standing in list(self._subjects.items()):
+            if any(at > now for _, at in standing.weights.values()):
+                standing.weights = {name: (weight, min(at, now)) for name, (weight, at) in standing.weights.items()}
+            standing.ended = min(standing.ended, int(now) + max(self.params.longest, self.params.first))
+            standing.pardoned_ns = min(standing.pardoned_ns, now_ns)
             past = max(standing.ended, standing.pardoned_ns // SECOND) + keep < now
             if past and self._sum(standing, now) < WEIGHTS[Severity.LOW] / 16:
                 del self._subjects[subject]

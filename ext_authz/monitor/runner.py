@@ -46,6 +46,9 @@ RENEWED: Final = 600
 _LEVELS: Final = {risk: place for place, risk in enumerate(Risk)}
 _MAX_REASON: Final = 1024
 _FORGIVEN_NS: Final = 86_400 * SECOND
+_AHEAD_NS: Final = 3600 * SECOND
+"""A monitor's quarantine that was imposed so much later than now was imposed by a clock that is not to be believed."""
+_AHEAD: Final = "imposed by a clock that was ahead"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +138,14 @@ class Monitor:
                     return
                 # A look at a large trail costs: at most a tenth of the time.
                 pause = max(PAUSE_SECONDS, 9 * min(time.monotonic() - begun, 1.0) if not self._dirty else 0.0)
-            except (StoreError, AuditUnavailable, EnvelopeError, OSError, ValueError) as error:
-                if str(error) != self._problem:
-                    self._place.say(f"the monitor waits: {error}")
-                self._problem = str(error)
+            except Exception as error:  # noqa: BLE001  a bug must not end the watch unseen either
+                expected = isinstance(error, StoreError | AuditUnavailable | EnvelopeError | OSError | ValueError)
+                problem = str(error) if expected else f"{type(error).__name__}: {error}"
+                if not expected:
+                    self._place.count("failed", type(error).__name__)
+                if problem != self._problem:
+                    self._place.say(f"the monitor waits: {problem}")
+                self._problem = problem
                 self._close_store()
                 if stopping:
                     return
@@ -280,6 +287,13 @@ class Monitor:
             for subject, held in self._held.risks.items()
             if held.ours and held.ends_at > now and subject not in own
         ]
+        longest = max(self._risk.params.longest, self._risk.params.first)
+        # Both: a store may stamp a change later than its time, behind another of the same subject.
+        changes += [
+            Change(Kind.QUARANTINE, BY, now_ns, _AHEAD, subject=subject, withdraw=True)
+            for subject, each in self._held.quarantines.items()
+            if each.monitored and each.at_ns > now_ns + _AHEAD_NS and each.ends_at > now + longest + _AHEAD_NS // SECOND
+        ]
         for change in [each for each in changes if each.problem() is None][:CHANGES_A_TICK]:
             store.append(change)
         if changes:
@@ -290,7 +304,7 @@ class Monitor:
         now_ns = self._clock_ns()
         for each in self._held.follow(self._opened()):
             if now_ns - each.at_ns < _FORGIVEN_NS:
-                self._risk.forgive(each.subject, each.at_ns)
+                self._risk.forgive(each.subject, min(each.at_ns, now_ns), each.detector)
                 self._dirty = True
 
     def _in_force(self, besides: str | None = None) -> dict[str, int]:

@@ -210,3 +210,15 @@ def test_a_name_that_was_cut_or_cannot_be_written_is_nobodys():
     book = RiskBook(responses=ALL)
     for name in ("sub:" + "a" * 508, "sub:a\x00", "sub:a\nb", "anonymous:", "anonymous:x"):
         assert book.take(finding(name), NOW, {}).risk is None
+
+
+def test_a_second_pardon_does_not_end_the_first():
+    book = RiskBook(responses=ALL)
+    minute = 60 * SECOND
+    book.take(finding(detector="enumeration"), NOW, {})
+    book.forgive("sub:alice", NOW + minute)
+    book.take(finding(detector="unusual_volume", at_ns=NOW + 10 * minute), NOW + 10 * minute, {})
+    book.forgive("sub:alice", NOW + 11 * minute)
+    for detector in ("enumeration", "unusual_volume"):
+        verdict = book.take(finding(detector=detector, at_ns=NOW + 15 * minute), NOW + 15 * minute, {})
+        assert verdict.withheld is Withheld.PARDONED

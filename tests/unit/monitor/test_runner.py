@@ -272,3 +272,80 @@ def test_the_store_is_read_from_its_beginning_where_another_stands(world):
     assert {each.subject for each in world.changes(Kind.RISK)} == {"sub:mallory", "sub:eve"}
     assert isinstance(world.store.read(0), Page)
     assert Path(world.folder / "monitor.state").exists()
+
+
+def lift(world, subject="sub:mallory"):
+    world.store.append(Change(Kind.QUARANTINE, "os:ann", world.clock, "a mistake", withdraw=True, subject=subject))
+
+
+def test_a_withdrawal_is_respected_after_a_crash_that_forgot_who_had_found_it(world):
+    monitor = world.monitor()
+    monitor.step()
+    monitor._save()
+    world.attack()
+    monitor._save_at = float("inf")  # nothing of the attack is remembered
+    monitor.step()
+    assert len(world.changes(Kind.QUARANTINE)) == 1
+    world.clock += 10 * SECOND
+    lift(world)
+    (world.folder / "monitor.state").unlink()
+    del world.events[:]
+    another = world.monitor()
+    another.step()
+    world.clock += 60 * SECOND
+    world.attack(begin=100)
+    another.step()
+    assert [each.withdraw for each in world.changes(Kind.QUARANTINE)] == [False, True]
+
+
+def test_a_withdrawal_is_respected_by_the_monitors_of_other_hosts(world):
+    """The first host's quarantine was lifted; the second host's own detector finds the subject a minute later."""
+    end = NOW // SECOND + 600
+    imposed = Change(Kind.QUARANTINE, "monitor", NOW, "enumeration: odd", subject="sub:mallory", expires_at=end)
+    world.store.append(imposed)
+    monitor = world.monitor()
+    monitor.step()
+    world.clock += 10 * SECOND
+    lift(world)
+    monitor.step()
+    world.clock += 60 * SECOND
+    world.attack()
+    monitor.step()
+    assert [each.by for each in world.changes(Kind.QUARANTINE)] == ["monitor", "os:ann"]
+    assert [each["response"]["withheld"] for each in world.log.lines] == ["pardoned"]
+
+
+def test_a_clock_that_jumps_a_year_ahead_and_back_locks_nobody_out_for_a_year(world):
+    monitor = world.monitor()
+    monitor.step()
+    world.clock += 365 * 86_400 * SECOND
+    world.attack()
+    monitor.step()
+    assert len(world.changes(Kind.QUARANTINE)) == 1
+    world.clock = NOW
+    monitor._tick_at = 0.0
+    monitor.step()
+    assert read_book(world.store).state(world.clock).quarantine_of("sub:mallory", world.clock) is None
+    for _ in range(14):
+        world.clock += 600 * SECOND
+        monitor.step()
+    assert read_book(world.store).state(world.clock).risk_of("sub:mallory", world.clock) == "low"
+
+
+def test_a_bug_of_whatever_kind_does_not_end_the_watch(world, monkeypatch):
+    monitor = world.monitor()
+    calls = []
+
+    def step():
+        calls.append(1)
+        if len(calls) < 3:
+            raise KeyError("bug")
+        monitor._stop.set()
+        return True
+
+    monkeypatch.setattr(monitor, "step", step)
+    monkeypatch.setattr("ext_authz.monitor.runner.RETRY_SECONDS", 0.01)
+    monitor.run()
+    assert len(calls) >= 3
+    assert world.said == ["the monitor waits: KeyError: 'bug'"]
+    assert ("failed", "KeyError") in world.counted
