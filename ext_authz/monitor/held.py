@@ -26,12 +26,13 @@ class HeldRisk:
 
 @dataclass(frozen=True, slots=True)
 class HeldQuarantine:
-    """A recorded quarantine, whether a monitor (of any host) imposed it, for which detector, and when."""
+    """A recorded quarantine: whether a monitor (of any host, or `ours`) imposed it, for which detector, and when."""
 
     ends_at: int
     monitored: bool
     detector: str = ""
     at_ns: int = 0
+    ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Held:
             if not change.withdraw:
                 monitored = change.by == BY
                 by_whom = change.reason.partition(":")[0] if monitored else ""
-                self.quarantines[change.subject] = HeldQuarantine(_end(change), monitored, by_whom, change.at_ns)
+                self.quarantines[change.subject] = HeldQuarantine(_end(change), monitored, by_whom, change.at_ns, ours)
         else:
             return None
         return Withdrawn(change.subject, change.at_ns, detector) if change.withdraw and change.by != BY else None

@@ -36,6 +36,7 @@ from ext_authz.state.changes import Change, Kind
 TICK_SECONDS: Final = 0.25
 PAUSE_SECONDS: Final = 0.1
 SAVE_SECONDS: Final = 30.0
+FORGET_SECONDS: Final = 5.0
 RETRY_SECONDS: Final = 1.0
 CHANGES_A_TICK: Final = 50
 """Risks that are written at once; the others a tick later."""
@@ -48,7 +49,8 @@ _MAX_REASON: Final = 1024
 _FORGIVEN_NS: Final = 86_400 * SECOND
 _AHEAD_NS: Final = 3600 * SECOND
 """A monitor's quarantine that was imposed so much later than now was imposed by a clock that is not to be believed."""
-_AHEAD: Final = "imposed by a clock that was ahead"
+_SETTLED_NS: Final = 60 * SECOND
+"""So long after a quarantine one of another host may turn up that came before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,7 @@ class Monitor:
         self._dirty = False
         self._save_at = 0.0
         self._tick_at = 0.0
+        self._forget_at = 0.0
         self._problem = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -240,7 +243,9 @@ class Monitor:
         self._outbox += self._alerts.due(now_ns)
         self._flush()
         self._held.prune(now_ns // SECOND)
-        self._risk.forget(now_ns)
+        if time.monotonic() >= self._forget_at:
+            self._risk.forget(now_ns)
+            self._forget_at = time.monotonic() + FORGET_SECONDS
         self._publish(now_ns)
         self._tick_at = time.monotonic() + TICK_SECONDS
 
@@ -287,18 +292,30 @@ class Monitor:
             for subject, held in self._held.risks.items()
             if held.ours and held.ends_at > now and subject not in own
         ]
-        longest = max(self._risk.params.longest, self._risk.params.first)
-        # Both: a store may stamp a change later than its time, behind another of the same subject.
         changes += [
-            Change(Kind.QUARANTINE, BY, now_ns, _AHEAD, subject=subject, withdraw=True)
-            for subject, each in self._held.quarantines.items()
-            if each.monitored and each.at_ns > now_ns + _AHEAD_NS and each.ends_at > now + longest + _AHEAD_NS // SECOND
+            Change(Kind.QUARANTINE, BY, now_ns, why, subject=subject, withdraw=True)
+            for subject, why in self._mistaken(now_ns)
         ]
         for change in [each for each in changes if each.problem() is None][:CHANGES_A_TICK]:
             store.append(change)
         if changes:
             self._dirty = True
             self._read_store()
+
+    def _mistaken(self, now_ns: int) -> Iterator[tuple[str, str]]:
+        """Yield the quarantines by monitors that should not be: (subject, why)."""
+        now, params = now_ns // SECOND, self._risk.params
+        longest = max(params.longest, params.first) + _AHEAD_NS // SECOND
+        held = [(each.at_ns, subject, each) for subject, each in self._held.quarantines.items()]
+        held = sorted((each for each in held if each[2].monitored and each[2].ends_at > now), key=lambda each: each[:2])
+        foreign = False
+        for place, (at_ns, subject, each) in enumerate(held):
+            # Both: a store may stamp a change later than its time, behind another of the same subject.
+            if at_ns > now_ns + _AHEAD_NS and each.ends_at > now + longest:
+                yield subject, "imposed by a clock that was ahead"
+            elif foreign and each.ours and place >= self._risk.budget and now_ns - at_ns < _SETTLED_NS:
+                yield subject, "several hosts imposed more at once than the budget allows"
+            foreign = foreign or not each.ours
 
     def _read_store(self) -> None:
         now_ns = self._clock_ns()

@@ -222,3 +222,24 @@ def test_a_second_pardon_does_not_end_the_first():
     for detector in ("enumeration", "unusual_volume"):
         verdict = book.take(finding(detector=detector, at_ns=NOW + 15 * minute), NOW + 15 * minute, {})
         assert verdict.withheld is Withheld.PARDONED
+
+
+def test_a_book_that_is_full_is_not_searched_at_every_finding(monkeypatch):
+    """20,000 subjects with a finding each must not make every further one cost a search of all of them."""
+    book = RiskBook(RiskParams(max_subjects=1000))
+    searched = []
+    whole = RiskBook.forget
+    monkeypatch.setattr(RiskBook, "forget", lambda self, now_ns: (searched.append(1), whole(self, now_ns)))
+    for number in range(2000):
+        book.take(finding(f"sub:{number}", severity=Severity.LOW), NOW, {})
+    assert len(book) <= 1000
+    assert len(searched) <= 25
+
+
+def test_a_full_book_lets_go_of_those_of_least_weight():
+    book = RiskBook(RiskParams(max_subjects=100))
+    for number in range(50):
+        book.take(finding(f"sub:bad-{number}", severity=Severity.HIGH), NOW, {})
+    for number in range(1000):
+        book.take(finding(f"sub:{number}", severity=Severity.LOW), NOW, {})
+    assert all(book.risk(f"sub:bad-{number}", NOW) is Risk.HIGH for number in range(50))

@@ -323,7 +323,7 @@ def test_a_clock_that_jumps_a_year_ahead_and_back_locks_nobody_out_for_a_year(wo
     monitor.step()
     assert len(world.changes(Kind.QUARANTINE)) == 1
     world.clock = NOW
-    monitor._tick_at = 0.0
+    monitor._tick_at = monitor._forget_at = 0.0
     monitor.step()
     assert read_book(world.store).state(world.clock).quarantine_of("sub:mallory", world.clock) is None
     for _ in range(14):
@@ -349,3 +349,48 @@ def test_a_bug_of_whatever_kind_does_not_end_the_watch(world, monkeypatch):
     assert len(calls) >= 3
     assert world.said == ["the monitor waits: KeyError: 'bug'"]
     assert ("failed", "KeyError") in world.counted
+
+
+class OthersAt(MemoryStore):
+    """A store in which the changes with these ids come from other hosts."""
+
+    others = frozenset()
+
+    def read(self, after_id, limit=None):
+        page = super().read(after_id, limit)
+        return replace(page, origins={each.id: f"x:{each.id}" for each in page.changes if each.id in self.others})
+
+
+@pytest.mark.parametrize("seconds_before", [1, -1])
+def test_hosts_that_impose_at_once_keep_only_what_the_budget_allows(world, seconds_before):
+    """Before they hear of each other every host is within its budget; the later one then takes its own back."""
+    world.store = OthersAt()
+    monitor = world.monitor()
+    monitor.step()
+    world.attack()
+    monitor.step()
+    assert [each.subject for each in world.changes(Kind.QUARANTINE)] == ["sub:mallory"]
+    other = Change(
+        Kind.QUARANTINE, "monitor", NOW - seconds_before * SECOND, "enumeration: odd", subject="sub:eve",
+        expires_at=NOW // SECOND + 600,
+    )  # fmt: skip
+    world.store.others = frozenset({world.store.append(other).id})
+    monitor.step()
+    monitor.step()
+    state = read_book(world.store).state(world.clock)
+    assert state.quarantine_of("sub:eve", world.clock)
+    assert (state.quarantine_of("sub:mallory", world.clock) is None) is (seconds_before > 0)
+
+
+def test_a_quarantine_that_stood_for_a_while_is_not_taken_back_for_one_that_turns_up(world):
+    world.store = OthersAt()
+    monitor = world.monitor()
+    world.attack()
+    monitor.step()
+    world.clock += 120 * SECOND
+    other = Change(
+        Kind.QUARANTINE, "monitor", NOW - SECOND, "enumeration: odd", subject="sub:eve", expires_at=NOW // SECOND + 600
+    )
+    world.store.others = frozenset({world.store.append(other).id})
+    monitor.step()
+    assert [each.withdraw for each in world.changes(Kind.QUARANTINE)] == [False, False]
