@@ -260,7 +260,7 @@ def serve(config_file: Path) -> int:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise StartError(f"`run_dir` {settings.run_dir} is in use by another ext-authz") from None
+            raise StartError(f"`run_dir`: `{settings.run_dir}` is in use by another ext-authz") from None
         try:
             for address in (*settings.server.addresses(), settings.admin.listen):
                 sockets.probe(address)

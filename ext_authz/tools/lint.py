@@ -11,12 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path as FilePath
 
 from ext_authz import wiring
+from ext_authz.audit.signing import open_signer
 from ext_authz.authn.api_key_file import read_keys
 from ext_authz.check import Snapshot
 from ext_authz.config import Inputs, Settings, read_inputs, run_dir_problem
 from ext_authz.config.inputs import referenced
 from ext_authz.config.rules import advice
 from ext_authz.documents import Diagnostic, Path, mark_at
+from ext_authz.envelope.errors import KeyUnavailableError
+from ext_authz.envelope.keys import open_key
 from ext_authz.mappers.protocols import ADAPTERS
 from ext_authz.policy.document import PolicyDocument
 from ext_authz.policy.lint import lint as lint_policies
@@ -42,6 +45,7 @@ def examine(path: FilePath, environ: Mapping[str, str], now_ns: int | None = Non
     found = list(mistakes)
     if draft.inputs is not None:
         found += _run_dir(draft.inputs)
+        found += _trail_keys(draft.inputs, environ)
     if draft.inputs is None or draft.document is None or snapshot is None:
         return Findings(_sorted(found), draft.texts)
     inputs = draft.inputs
@@ -72,6 +76,19 @@ def _run_dir(inputs: Inputs) -> Iterator[Diagnostic]:
     problem = run_dir_problem(inputs.settings.run_dir)
     if problem is not None:
         yield Diagnostic(mark_at(inputs.node, ("run_dir",)), problem)
+
+
+def _trail_keys(inputs: Inputs, environ: Mapping[str, str]) -> Iterator[Diagnostic]:
+    """Open the trail's keys that are files; key services are asked at the start, and not by `check`."""
+    audit = inputs.settings.audit
+    encryption = None if audit.encryption is None else audit.encryption.key
+    signing = None if audit.signing is None else audit.signing.key
+    for name, key, opened in (("encryption", encryption, open_key), ("signing", signing, open_signer)):
+        if key is not None and key.scheme == "file":
+            try:
+                opened(key, environ)
+            except KeyUnavailableError as error:
+                yield Diagnostic(mark_at(inputs.node, ("audit", name, "key")), str(error))
 
 
 def _policies(inputs: Inputs, snapshot: Snapshot, document: PolicyDocument, now_ns: int) -> tuple[Diagnostic, ...]:

@@ -86,6 +86,16 @@ def test_check_creates_nothing(lake, capfd):
     assert sorted(lake.parent.rglob("*")) == before
 
 
+def test_check_says_where_a_key_of_the_trail_is_not_to_be_had(tmp_path, capfd):
+    keys = "audit: {encryption: {key: 'file:none.keyring'}, signing: {key: 'file:none.pem'}}\n"
+    done = ran(capfd, "check", "-c", project(tmp_path, ANONYMOUS + keys + MINIMAL))
+    assert done.status == 2
+    assert re.findall(r":2:\d+: .*", done.err) == [
+        f":2:27: cannot read `{tmp_path}/none.keyring`: no such file or directory",
+        f":2:64: cannot read `{tmp_path}/none.pem`: no such file or directory",
+    ]
+
+
 def test_check_warns_of_secrets_that_others_can_read(tmp_path, capfd):
     text = "identity: {jwt: [{issuer: i, audiences: [a], hmac_secret_file: secret}]}\n" + MINIMAL
     config = project(tmp_path, text, {"secret": "0123456789abcdef" * 4})
