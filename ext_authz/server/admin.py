@@ -247,7 +247,8 @@ class _Handler(BaseHTTPRequestHandler):
         if session is not None and method != "GET" and not self._meant(request):
             return _problem(HTTPStatus.FORBIDDEN)
         if path == LOGOUT:
-            server.sessions.logout(self._cookie())
+            for cookie in self._cookies():
+                server.sessions.logout(cookie)
             return _redirect((_COOKIE_HEADER, f"{self._cookie_name()}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"))
         return pages.gated[method, path](request)
 
@@ -275,10 +276,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _session(self, server: _Server) -> Session | None:
         """Return the browser's session. SameSite knows no ports, so another local server's page gets none."""
-        cookie = self._cookie()
-        if not cookie or self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        if self.headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
             return None
-        return server.sessions.find(cookie)
+        found = (server.sessions.find(cookie) for cookie in self._cookies())
+        return next((session for session in found if session is not None), None)
 
     def _meant(self, request: AdminRequest) -> bool:
         """Whether a change was asked for by a page of ours: it knows the session's secret, and says where it is."""
@@ -298,14 +299,14 @@ class _Handler(BaseHTTPRequestHandler):
         """Return the cookie's name; cookies know no ports, so that two sidecars need two."""
         return f"ext_authz_admin_{self.connection.getsockname()[1]}"
 
-    def _cookie(self) -> str:
-        """Return our cookie as sent (RFC 6265 4.2.1), "" where there is none or more than one.
+    def _cookies(self) -> list[str]:
+        """Return the values of our cookie as sent (RFC 6265 4.2.1), the last ones where they are many.
 
-        Not by http.cookies, which takes seconds for quotes within quotes (CVE-2024-7592); ours has none.
+        Other servers on this machine may set more of the same name, and must not sign anybody out by that. Not read by
+        http.cookies, which takes seconds for quotes within quotes (CVE-2024-7592); ours has none.
         """
         pairs = (pair.strip().partition("=") for line in self.headers.get_all("cookie", []) for pair in line.split(";"))
-        found = [value for name, _, value in pairs if name == self._cookie_name()]
-        return found[0] if len(found) == 1 else ""
+        return [value for name, _, value in pairs if name == self._cookie_name()][-_MAX_COOKIES:]
 
     def _body(self) -> bytes | AdminReply:
         """Return the request's body, or why it is not read."""
@@ -365,6 +366,7 @@ _LENGTH_DIGITS: Final = 12
 _POLL_SECONDS: Final = 0.1
 _MAX_LINE: Final = 8192
 _MAX_HEAD: Final = 64 * 1024
+_MAX_COOKIES: Final = 8
 _FORM: Final = "application/x-www-form-urlencoded"
 _COOKIE_HEADER: Final = "set-cookie"
 _SAFE: Final = {

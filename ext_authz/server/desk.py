@@ -5,6 +5,7 @@ Law: reads what others have (trail, counters, store, inputs) and changes nothing
 Non-goal: who may ask (admin.py).
 """
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -46,6 +47,8 @@ MAX_SHOWN: Final = 500
 DENIALS: Final = 15
 ADVISED: Final = 5
 """Denials of which the overview says what would have allowed them."""
+ADVISED_ACCESSES: Final = 16
+"""Of requests for more at once only their own page says so: what would allow a thousand takes long to find."""
 _MAX_ADVICE: Final = 256
 _JSON: Final = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
 
@@ -162,7 +165,10 @@ class Desk:
         key = (event_id, self._sources.inputs().revision)
         known = self._advice.get(key)
         if known is None:
-            explained, _ = self._recorded(event_id)
+            seen = self._feed.find(event_id)
+            accesses = seen.event.get("accesses") if seen is not None else None
+            many = isinstance(accesses, list) and len(accesses) > ADVISED_ACCESSES
+            explained, _ = (None, "") if many else self._recorded(event_id)
             known = tuple(explained["would_allow_if"][:2]) if explained else ()
             if len(self._advice) >= _MAX_ADVICE:
                 self._advice.clear()
@@ -288,10 +294,19 @@ class Desk:
             explained = explain_request(data, self.snapshot(), self._state(now_ns), now_ns)
             self._sources.record("explain", "ok", _asked_about(explained))
         except (StoreError, DocumentError, AuditUnavailable) as error:
+            self._failed_to_explain()
             return self._said(request, 503, "Explain this request", str(error))
+        except Exception:
+            self._failed_to_explain()
+            raise
         if not request.form:
             return _json(explained)
         return _html(document("ext-authz", explained_page(explained, csrf=request.csrf, typed=typed)))
+
+    def _failed_to_explain(self) -> None:
+        """Put on record that somebody asked and got no answer: a fault that asking provokes tells something too."""
+        with contextlib.suppress(AuditUnavailable):
+            self._sources.record("explain", "failed", {"by": "admin"})
 
     def _state(self, now_ns: int) -> Any:  # noqa: ANN401  state.State
         settings = self._sources.inputs().settings

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import orjson
@@ -257,6 +258,28 @@ def test_an_explain_that_cannot_be_read_is_on_record_too(serve):
     assert operators.ask("/explain", "POST", b"[]").status == 400
     events = [each for each in operators.events() if each.get("event") == "explain"]
     assert [each["result"] for each in events] == ["failed", "failed"]
+
+
+def test_an_explain_that_fails_inside_is_on_record_too(serve, monkeypatch):
+    operators = serve()
+    monkeypatch.setattr("ext_authz.server.desk.explain_request", lambda *_: 1 / 0)
+    assert operators.ask("/explain", "POST", orjson.dumps(REQUEST)).status == 500
+    events = [each for each in operators.events() if each.get("event") == "explain"]
+    assert [each["result"] for each in events] == ["failed"]
+
+
+def test_the_overview_seeks_no_advice_for_requests_of_very_many_accesses(serve, monkeypatch):
+    operators = serve()
+    operators.check(infer(principal=DEPLOYER))
+    (event,) = recent(operators, count=1)
+    asked = []
+    monkeypatch.setattr(operators.desk, "_recorded", lambda event_id: (asked.append(event_id), (None, ""))[1])
+    assert operators.desk._advised(event["event_id"]) == ()
+    assert asked == [event["event_id"]]
+    many = replace(operators.desk._feed.find(event["event_id"]), line=orjson.dumps({"accesses": [{}] * 1000}))
+    monkeypatch.setattr(operators.desk._feed, "find", lambda _: many)
+    assert operators.desk._advised("another") == ()
+    assert asked == [event["event_id"]]
 
 
 def test_no_explain_without_a_record(serve):
