@@ -49,6 +49,7 @@ _MAX_REASON: Final = 1024
 _FORGIVEN_NS: Final = 86_400 * SECOND
 _AHEAD_NS: Final = 3600 * SECOND
 """A monitor's quarantine that was imposed so much later than now was imposed by a clock that is not to be believed."""
+_BACK_NS: Final = 86_400 * SECOND
 _SETTLED_NS: Final = 60 * SECOND
 """So long after a quarantine one of another host may turn up that came before it."""
 
@@ -88,6 +89,7 @@ class Monitor:
         self._save_at = 0.0
         self._tick_at = 0.0
         self._forget_at = 0.0
+        self._latest_ns = 0
         self._problem = ""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -96,8 +98,7 @@ class Monitor:
     def _begin(self) -> None:
         """Know nothing."""
         settings, place = self._settings, self._place
-        key = hashlib.blake2b(b"detectors", key=place.spool.query_key[:64], digest_size=32).digest()
-        self._detectors = Detectors(settings.params(), key)
+        self._detectors = self._new_detectors()
         self._risk = RiskBook(settings.risk_params(), settings.responses(), settings.never_quarantine, place.proxies)
         self._alerts = Alerts(settings.alert_params())
         self._held = Held()
@@ -164,6 +165,7 @@ class Monitor:
         """
         if not self._ready:
             self._recall()
+        self._mind_the_clock()
         self._work_off()
         while (event := self._next()) is not None:
             self._observe(event)
@@ -178,6 +180,20 @@ class Monitor:
         if self._dirty and time.monotonic() >= self._save_at:
             self._save()
         return True
+
+    def _mind_the_clock(self) -> None:
+        """Begin anew where the clock was far ahead: detectors would be blind, alerts silent, until that time comes."""
+        now_ns = self._clock_ns()
+        if now_ns < self._latest_ns - _BACK_NS:
+            self._place.say("the clock was set back by more than a day: the detectors begin anew")
+            self._detectors = self._new_detectors()
+            self._alerts = Alerts(self._settings.alert_params())
+            self._latest_ns = 0
+        self._latest_ns = max(self._latest_ns, now_ns)
+
+    def _new_detectors(self) -> Detectors:
+        key = hashlib.blake2b(b"detectors", key=self._place.spool.query_key[:64], digest_size=32).digest()
+        return Detectors(self._settings.params(), key)
 
     def _next(self) -> Mapping[str, Any] | None:
         """Return the next event, None where there is none for now. What is raised here is the feed's."""

@@ -394,3 +394,22 @@ def test_a_quarantine_that_stood_for_a_while_is_not_taken_back_for_one_that_turn
     world.store.others = frozenset({world.store.append(other).id})
     monitor.step()
     assert [each.withdraw for each in world.changes(Kind.QUARANTINE)] == [False, False]
+
+
+def test_a_clock_that_was_a_year_ahead_does_not_blind_the_detectors_until_then(world):
+    monitor = world.monitor()
+    monitor.step()
+    world.clock += 365 * 86_400 * SECOND
+    world.attack()
+    monitor.step()
+    world.clock = NOW + 60 * SECOND
+    monitor.step()
+    world.clock += 7200 * SECOND
+    world.attack(begin=100)
+    monitor.step()
+    told = [each["since"] for each in world.log.lines if each["status"] == "firing"]
+    assert told == [timestamp(NOW + 365 * 86_400 * SECOND - SECOND), timestamp(world.clock - SECOND)]
+    assert world.said == ["the clock was set back by more than a day: the detectors begin anew"]
+    world.clock -= 7200 * SECOND
+    monitor.step()
+    assert len(world.said) == 1, "a little is nothing"
