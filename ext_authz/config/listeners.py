@@ -28,10 +28,16 @@ def listener_mistakes(inputs: Inputs) -> list[Diagnostic]:
     found: list[tuple[Path, str]] = [(("server", "tls", name), message) for name, message in _tls(inputs)]
     path = inputs.settings.admin.token_file
     token = None if path is None else inputs.files.get(str(path))
-    if token is not None and (len(token.strip()) < MIN_TOKEN or not _TOKEN.match(token.strip())):
+    if token is not None and not admin_token(token):
         message = f"`{path}` holds no token: at least {MIN_TOKEN} printable characters, no blanks"
         found.append((("admin", "token_file"), message))
     return [Diagnostic(mark_at(inputs.node, place), message) for place, message in found]
+
+
+def admin_token(written: bytes) -> str:
+    """Return the bearer token that a file holds; "" where that is none, or one that could be guessed."""
+    token = written.strip()
+    return token.decode("ascii") if len(token) >= MIN_TOKEN and _TOKEN.match(token) else ""
 
 
 def _tls(inputs: Inputs) -> Iterator[tuple[str, str]]:

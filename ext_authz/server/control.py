@@ -24,6 +24,7 @@ from ext_authz.audit.source import SealedSource
 from ext_authz.audit.spool import AuditUnavailable, Committer
 from ext_authz.authn.remote import Fetched
 from ext_authz.config import Inputs
+from ext_authz.config.listeners import admin_token
 from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
 from ext_authz.server.admin import AdminPages, AdminServer
@@ -296,8 +297,8 @@ class Control:
         if self._token_file is None:
             return ""
         try:
-            return self._token_file.read_text(encoding="ascii").strip()
-        except (OSError, UnicodeDecodeError):
+            return admin_token(self._token_file.read_bytes())  # rotated without a reload: judged here again
+        except OSError:
             return ""
 
     def _render(self) -> bytes:
