@@ -243,27 +243,35 @@ def open_store(config: Path, *, create: bool = True) -> Iterator["SqliteStore"]:
     except StoreError as error:
         raise CommandError(str(error)) from None
     try:
-        if replicator is not None:
-            _sync(replicator)
+        problem = "" if replicator is None else _sync(replicator)
         before = store.version()
-        yield store
-        if replicator is not None and store.version() != before:
-            _sync(replicator)
+        try:
+            yield store
+        finally:
+            changed = store.version() != before
+            if replicator is not None and changed:
+                problem = _sync(replicator)
+            if problem:
+                mine = "only this host knows, until its sidecar reaches the shared store"
+                others = "other hosts may know more, since this one does not reach the shared store"
+                complain(f"note: {mine if changed else others}: {printable(problem)}")
     except StoreError as error:
         raise CommandError(str(error)) from None
     finally:
         store.close()
 
 
-def _sync(replicator: "Replicator") -> None:
+def _sync(replicator: "Replicator") -> str:
+    """Carry changes between this host and the shared store; return why that failed, else nothing."""
     from ext_authz.state import StoreError
 
     try:
         replicator.sync()
     except (StoreError, ValueError) as error:
-        complain(f"note: only this host knows, until its sidecar reaches the shared store: {printable(str(error))}")
+        return str(error)
     finally:
         replicator.drop()
+    return ""
 
 
 def record(config: Path, change: "Change") -> None:
