@@ -66,7 +66,7 @@ def install(tmp_path):
         each.close()
 
 
-@pytest.mark.timeout(240 + 10 * ROUNDS)
+@pytest.mark.timeout(480 + 10 * ROUNDS)
 def test_sinks_that_fail_in_every_way_have_everything_in_the_end(install, capfd):
     rng = random.Random(SEED)
     made = install(
@@ -107,7 +107,7 @@ def test_sinks_that_fail_in_every_way_have_everything_in_the_end(install, capfd)
         )
 
 
-@pytest.mark.timeout(240 + 20 * ROUNDS)
+@pytest.mark.timeout(480 + 20 * ROUNDS)
 @pytest.mark.parametrize("kind", [RedisRig, NatsRig, SyslogRig], ids=lambda kind: kind.program)
 def test_a_real_server_killed_and_restarted_again_and_again_has_everything(install, capfd, kind):
     rng = random.Random(SEED)

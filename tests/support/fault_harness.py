@@ -201,8 +201,8 @@ class Installation:
         assert len(kept) == len(lines)
         return kept
 
-    def until_delivered(self, name: str, seconds: float = 60) -> None:
-        """Wait until everything that is now in the trail is at the sink."""
+    def until_delivered(self, name: str, seconds: float = 150) -> None:
+        """Wait until everything that is now in the trail is at the sink; a pause after failures may last a minute."""
         rig, wanted = self.rigs[name], set(self.entries())
         wait_until(lambda: wanted <= set(rig.received()) | self.refused(name), seconds, f"everything at `{name}`")
 
