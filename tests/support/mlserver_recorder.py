@@ -8,8 +8,13 @@ import urllib.parse
 import warnings
 from collections import Counter
 from typing import NamedTuple
+from unittest import mock
 
-with warnings.catch_warnings():
+from google.protobuf import descriptor_pool
+
+# MLServer and tritonclient each bring messages of the same names: here these live in a pool of their own.
+_POOL = descriptor_pool.DescriptorPool()
+with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", lambda: _POOL):
     warnings.simplefilter("ignore")
     from mlserver.errors import ModelNotFound
     from mlserver.grpc import dataplane_pb2 as pb
