@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pool
 
 # MLServer and tritonclient each bring messages of the same names: here these live in a pool of their own.
 _POOL = descriptor_pool.DescriptorPool()
-with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", lambda: _POOL):
+with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", return_value=_POOL):
     warnings.simplefilter("ignore")
     from mlserver.errors import ModelNotFound
     from mlserver.grpc import dataplane_pb2 as pb
