@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import re
+import sys
 import urllib.parse
 import warnings
 from collections import Counter
@@ -12,9 +13,16 @@ from unittest import mock
 
 from google.protobuf import descriptor_pool
 
-# MLServer and tritonclient each bring messages of the same names: here these live in a pool of their own.
+# MLServer and tritonclient each bring messages of the same names: here these, and no others, live in a pool of their own.
 _POOL = descriptor_pool.DescriptorPool()
-with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", return_value=_POOL):
+_default = descriptor_pool.Default
+
+
+def _pool() -> descriptor_pool.DescriptorPool:
+    return _POOL if sys._getframe(1).f_globals.get("__name__", "").startswith("mlserver.grpc") else _default()
+
+
+with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", _pool):
     warnings.simplefilter("ignore")
     from mlserver.errors import ModelNotFound
     from mlserver.grpc import dataplane_pb2 as pb
