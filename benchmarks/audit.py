@@ -22,7 +22,7 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests/support")]
 
 from trails import new_spool, trail
 
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.audit.segment import EMPTY_ROOT, HEADER_BYTES, Kind, Segment
 from ext_authz.audit.spool import Limits
 from ext_authz.model import Access, Auth, Context, Decision, Identity, Outcome, Reason, Resource, Risk, Target

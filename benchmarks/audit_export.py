@@ -22,8 +22,8 @@ sys.path[:0] = [str(Path(__file__).parents[1] / "tests/support"), str(Path(__fil
 from audit import LIMITS, outcome
 from trails import new_spool, open_key
 
+from ext_authz.audit.decision import decision_event
 from ext_authz.audit.delivery import Delivery
-from ext_authz.audit.event import decision_event
 from ext_authz.audit.formats import ENCODERS
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.audit.sinks import Item

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import orjson
 
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.check import ask
 from ext_authz.model import Access, Auth, Context, Decision, Identity, Outcome, Resource, Risk, Target
 from ext_authz.policy.compiler import compile_policies

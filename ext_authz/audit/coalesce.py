@@ -1,7 +1,7 @@
 """Denials of strangers while the trail is nearly full: one event for each source and second, with their number.
 
 Law: a flood by callers without identity takes bounded space and memory, and every denial is still counted in an event.
-What was counted and not yet recorded is lost with the process. Non-goal: when (spool.py says), writing.
+What was counted and not yet recorded is lost with the process. Non-goal: when (appending.py says), writing.
 """
 
 from collections.abc import Callable

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.coalesce import Coalescer
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.audit.spool import DROPPED, AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.check import Snapshot
 from ext_authz.model import Outcome
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from trails import new_spool, open_key, trail
 
 from ext_authz.audit.bounds import MAX_BYTES
+from ext_authz.audit.decision import decision_event
 from ext_authz.audit.delivery import Delivery, Outlet
-from ext_authz.audit.event import decision_event, lifecycle_event
+from ext_authz.audit.event import lifecycle_event
 from ext_authz.audit.reader import Trail
 from ext_authz.audit.sealing import Opener
 from ext_authz.audit.segment import HEADER_BYTES

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from wire_requests import check_request
 
 from ext_authz import memo, request, response, wiring
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.check import Snapshot, check
 from ext_authz.mappers.adapter import Reads
 from ext_authz.mappers.protocols import PROTOCOLS

@@ -2,7 +2,7 @@
 
 import orjson
 
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.check import ask
 from ext_authz.model import Access, Decision, Outcome, Reason, Target
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import orjson
 
-from ext_authz.audit.event import decision_event, lifecycle_event, state_event
+from ext_authz.audit.decision import decision_event
+from ext_authz.audit.event import lifecycle_event, state_event
 from ext_authz.model import (
     Access,
     Approval,

@@ -6,7 +6,7 @@ import random
 import orjson
 import pytest
 
-from ext_authz.audit.event import decision_event
+from ext_authz.audit.decision import decision_event
 from ext_authz.model import Auth, Decision, Identity, Outcome, Reason, Refusal
 from ext_authz.monitor.detectors import NAMES, Detectors, Params, Severity
 from ext_authz.monitor.detectors.clients import ImpossibleClientChange

@@ -4,7 +4,7 @@ from ipaddress import ip_address
 
 import orjson
 
-from ext_authz.audit.event import MAX_INPUT_BYTES, decision_event
+from ext_authz.audit.decision import MAX_INPUT_BYTES, decision_event
 from ext_authz.model import Auth as Kind
 from ext_authz.model import Body, Decision, Identity, Outcome, Reason, Refusal, RequestFacts
 
