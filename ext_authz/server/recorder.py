@@ -43,6 +43,7 @@ class Recorder:
         self._clock_ns = clock_ns
         self._seen: dict[str, int] | None = None
         self._version: object = None
+        self._version_of: Store | None = None
 
     def lifecycle(
         self,
@@ -98,14 +99,17 @@ class Recorder:
     def changes(self, store: Store) -> int:
         """Record every change not yet in the trail; return how many. Raises AuditUnavailable and StoreError."""
         version = store.version()
-        if version == self._version:
+        # Each connection counts versions for itself: that of one opened anew says nothing of what came in between.
+        if version == self._version and store is self._version_of:
             return 0
         if self._seen is None:
             self._seen = recorded(self._spool.directory, self._open_key)
         count = 0
         page = store.read(0, 0)
         store_id = page.store_id
-        last = min(self._seen.get(store_id, 0), page.last_id)
+        last = self._seen.get(store_id, 0)
+        if last > page.last_id:  # an older copy stands here: what is appended to it takes numbers a second time
+            last = self._seen[store_id] = page.last_id
         while last < page.last_id:
             page = store.read(last, PAGE)
             if page.store_id != store_id or not page.changes:
@@ -125,7 +129,7 @@ class Recorder:
                 last = self._seen[store_id] = change.id
                 count += 1
             self._remember()
-        self._version = version
+        self._version, self._version_of = version, store
         return count
 
     def _remember(self) -> None:

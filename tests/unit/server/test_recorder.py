@@ -1,3 +1,4 @@
+import contextlib
 import os
 
 import pytest
@@ -8,6 +9,7 @@ from ext_authz.audit.trail import segments
 from ext_authz.server.recorder import CURSOR_FILE, Recorder
 from ext_authz.state.changes import Change, Kind
 from ext_authz.state.memory import MemoryStore
+from ext_authz.state.sqlite import SqliteStore
 
 
 def quarantine(name: str) -> Change:
@@ -59,6 +61,37 @@ def test_a_lost_cursor_costs_a_scan_and_no_event_twice(tmp_path, store):
     (tmp_path / "audit" / CURSOR_FILE).unlink()
     record(tmp_path / "audit", store)[0].close()
     assert state_events(tmp_path / "audit") == ["sub:a"]
+
+
+def test_a_change_made_while_the_store_was_closed_and_opened_anew_is_recorded_at_the_next_look(tmp_path):
+    with contextlib.closing(SqliteStore(tmp_path / "state.db", create=True)) as writer:
+        writer.append(quarantine("a"))
+        with contextlib.closing(SqliteStore(tmp_path / "state.db")) as first:
+            spool, recorder = record(tmp_path / "audit", first)
+            version = first.version()
+        writer.append(quarantine("b"))
+        with contextlib.closing(SqliteStore(tmp_path / "state.db")) as second:
+            assert second.version() == version, "SQLite counts for each connection anew"
+            assert recorder.changes(second) == 1
+            assert recorder.changes(second) == 0
+    spool.close()
+    assert state_events(tmp_path / "audit") == ["sub:a", "sub:b"]
+
+
+def test_a_change_after_the_store_was_restored_from_an_older_copy_is_recorded(tmp_path):
+    path = tmp_path / "state.db"
+    with contextlib.closing(SqliteStore(path, create=True)) as store:
+        store.append(quarantine("a"))
+        older = path.read_bytes()
+        store.append(quarantine("b"))
+        spool, recorder = record(tmp_path / "audit", store)
+    path.write_bytes(older)
+    with contextlib.closing(SqliteStore(path)) as restored:
+        assert recorder.changes(restored) == 0
+        restored.append(quarantine("c"))
+        assert recorder.changes(restored) == 1
+    spool.close()
+    assert state_events(tmp_path / "audit") == ["sub:a", "sub:b", "sub:c"]
 
 
 def test_a_removed_trail_brings_no_old_change_back(tmp_path, store):
