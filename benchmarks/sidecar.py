@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import h2load
@@ -26,13 +26,14 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = "/envoy.service.auth.v3.Authorization/Check"
 ISSUER = "https://idp.example"
+FILE_SINK = "{type: file, path: events.jsonl}"
 
 
-def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes, bytes]:
+def write_configuration(folder: Path, transport: str, sinks: str = FILE_SINK) -> tuple[Path, bytes, bytes]:
     """Write a configuration with the seed's policies; return it and the serialized CheckRequest.
 
-    The last value is the request with its headers as a map, as Envoy sends them without `encode_raw_headers`: peers
-    read nothing else.
+    `sinks` are the trail's, as YAML. The last value is the request with its headers as a map, as Envoy sends them
+    without `encode_raw_headers`: peers read nothing else.
     """
     from google.protobuf import json_format
 
@@ -61,7 +62,7 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes, byte
         f"  - {{issuer: '{ISSUER}', audiences: [ml], jwks_file: jwks.json, algorithms: [RS256], claims: {{roles: roles}}}}\n"
         "resources: {files: [routes.yaml]}\n"
         f"policies: {{files: ['{ROOT}/policies/seed.yaml']}}\n"
-        "audit: {sinks: [{type: file, path: events.jsonl}]}\n"
+        f"audit: {{sinks: [{sinks}]}}\n"
     )
     # A Monday in office hours, so that the seed's window is open whenever this runs.
     monday = datetime.datetime(2026, 11, 23, 10, tzinfo=datetime.UTC).isoformat().replace("+00:00", "Z")
@@ -97,10 +98,12 @@ def write_configuration(folder: Path, transport: str) -> tuple[Path, bytes, byte
 
 
 @contextlib.contextmanager
-def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iterator[list[int]]:
+def serving(
+    command: list[str], ready: str, core: int, worker: str = "", others: int | None = None
+) -> Iterator[list[int]]:
     """Run a server; pin it (or, with `worker`, its child whose command line holds that word) to `core`.
 
-    Yields the ids of what was pinned.
+    With `others`, everything else of it is pinned to that core. Yields the ids of what was pinned to `core`.
     """
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
@@ -112,10 +115,11 @@ def serving(command: list[str], ready: str, core: int, worker: str = "") -> Iter
                 break
         else:
             raise SystemExit(f"{command} did not start")
-        pids = _worker_pids(process.pid, worker) if worker else [process.pid]
-        for pid in pids:
-            for task in Path(f"/proc/{pid}/task").iterdir():
-                os.sched_setaffinity(int(task.name), {core})
+        children = _children(process.pid)
+        pids = [pid for pid, line in children.items() if worker in line] if worker else [process.pid]
+        pin(pids, core)
+        if others is not None:
+            pin([pid for pid in (process.pid, *children) if pid not in pids], others)
         yield pids
     finally:
         process.send_signal(signal.SIGTERM)
@@ -132,9 +136,16 @@ def cpu_us(pids: list[int]) -> float:
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1000
 
 
-def _worker_pids(parent: int, word: str) -> list[int]:
-    children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-    return [int(pid) for pid in children if word in Path(f"/proc/{pid}/cmdline").read_text()]
+def pin(pids: Iterable[int], core: int) -> None:
+    """Let all threads that the processes have, and will have, run on that core only."""
+    for pid in pids:
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            os.sched_setaffinity(int(task.name), {core})
+
+
+def _children(parent: int) -> dict[int, str]:
+    found = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return {int(pid): Path(f"/proc/{pid}/cmdline").read_text() for pid in found}
 
 
 def allowed(address: str, request: bytes) -> bool:
