@@ -9,7 +9,7 @@ import ipaddress
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, NoReturn, TypeVar
+from typing import Annotated, Final, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -195,10 +195,6 @@ def not_empty(value: tuple[T, ...]) -> tuple[T, ...]:
     return value
 
 
-def _refuse(_: object) -> NoReturn:
-    raise mistake(NOT_AVAILABLE)
-
-
 Flag = Annotated[bool, BeforeValidator(parse_flag)]
 """`true` or `false`."""
 Count = Annotated[int, BeforeValidator(parse_count), WithJsonSchema({"type": "integer", "minimum": 0})]
@@ -229,5 +225,3 @@ Cidr = Annotated[Network, BeforeValidator(parse_cidr), WithJsonSchema({"type": "
 """A network, or a single address."""
 FilePath = Annotated[Path, BeforeValidator(parse_path)]
 """A path; relative to the `base` of the validation context where there is one."""
-Unavailable = Annotated[None, BeforeValidator(_refuse), WithJsonSchema({"not": {}, "description": NOT_AVAILABLE})]
-"""A key the contract names that this version refuses; its field's default is None."""

@@ -348,12 +348,13 @@ def _below(base: FilePath, pattern: str) -> str:
 
 def referenced(settings: Settings) -> Iterator[tuple[Path, FilePath]]:
     """Yield every single file that the settings name, with its place in the configuration."""
-    tls = settings.server.tls
-    if tls is not None:
-        yield ("server", "tls", "certificate"), tls.certificate
-        yield ("server", "tls", "private_key"), tls.private_key
+    for section, tls in (("server", settings.server.tls), ("admin", settings.admin.tls)):
+        if tls is None:
+            continue
+        yield (section, "tls", "certificate"), tls.certificate
+        yield (section, "tls", "private_key"), tls.private_key
         if tls.client_ca is not None:
-            yield ("server", "tls", "client_ca"), tls.client_ca
+            yield (section, "tls", "client_ca"), tls.client_ca
     if settings.admin.token_file is not None:
         yield ("admin", "token_file"), settings.admin.token_file
     identity = settings.identity

@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.types import PublicKeyTypes
 
 from ext_authz.config.inputs import Inputs
+from ext_authz.config.schema import TlsSettings
 from ext_authz.documents import Diagnostic, Path, mark_at
 
 _UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
@@ -24,8 +25,14 @@ _TOKEN = re.compile(rb"[!-~]+\Z")
 
 
 def listener_mistakes(inputs: Inputs) -> list[Diagnostic]:
-    """Return what is wrong with the files of `server.tls` and `admin`; files that could not be read are left out."""
-    found: list[tuple[Path, str]] = [(("server", "tls", name), message) for name, message in _tls(inputs)]
+    """Return what is wrong with the files of `server.tls` and `admin`; unreadable files are left out."""
+    sections = (("server", inputs.settings.server.tls), ("admin", inputs.settings.admin.tls))
+    found: list[tuple[Path, str]] = [
+        ((section, "tls", name), message)
+        for section, tls in sections
+        if tls is not None
+        for name, message in _tls(inputs, tls)
+    ]
     path = inputs.settings.admin.token_file
     token = None if path is None else inputs.files.get(str(path))
     if token is not None and not admin_token(token):
@@ -40,10 +47,7 @@ def admin_token(written: bytes) -> str:
     return token.decode("ascii") if len(token) >= MIN_TOKEN and _TOKEN.match(token) else ""
 
 
-def _tls(inputs: Inputs) -> Iterator[tuple[str, str]]:
-    tls = inputs.settings.server.tls
-    if tls is None:
-        return
+def _tls(inputs: Inputs, tls: TlsSettings) -> Iterator[tuple[str, str]]:
     certificate, key, authority = (
         None if path is None else inputs.files.get(str(path))
         for path in (tls.certificate, tls.private_key, tls.client_ca)

@@ -48,9 +48,9 @@ def _reachable_needs_tls(settings: Settings, node: Node) -> Broken:
 
 
 def _names_need_an_authority(settings: Settings, node: Node) -> Broken:
-    tls = settings.server.tls
-    if tls is not None and tls.client_names and tls.client_ca is None:
-        yield mark_at(node, ("server", "tls", "client_names"), key=True), "`client_names` needs `client_ca`"
+    for section, tls in (("server", settings.server.tls), ("admin", settings.admin.tls)):
+        if tls is not None and tls.client_names and tls.client_ca is None:
+            yield mark_at(node, (section, "tls", "client_names"), key=True), "`client_names` needs `client_ca`"
 
 
 def _listeners_stand_apart(settings: Settings, node: Node) -> Broken:
@@ -74,6 +74,8 @@ def _tls_is_tcp(settings: Settings, node: Node) -> Broken:
     server = settings.server
     if server.tls is not None and all(address.startswith(UNIX) for address in server.listen):
         yield mark_at(node, ("server", "tls"), key=True), "`tls` is for TCP, and only Unix sockets are listened on"
+    if settings.admin.tls is not None and settings.admin.listen.startswith(UNIX):
+        yield mark_at(node, ("admin", "tls"), key=True), "`tls` is for TCP, and a Unix socket is listened on"
     if server.transport == "native" and server.tls is not None:
         yield mark_at(node, ("server", "transport")), "transport `native` has no TLS"
     if server.socket_group and not any(address.startswith(UNIX) for address in server.listen):
@@ -194,6 +196,13 @@ def _advice(settings: Settings, node: MappingNode) -> Iterator[tuple[Mark | None
     if identity.unsafe_anonymous:
         mark = mark_at(node, ("identity", "unsafe_anonymous"), key=True)
         yield mark, "callers without a credential are let in", "unsafe"
+    admin = settings.admin
+    if admin.token_file is not None and admin.tls is None and not is_local(admin.listen):
+        yield (
+            mark_at(node, ("admin", "token_file"), key=True),
+            f"nobody is asked for the token: beyond loopback, as `{admin.listen}`, all but the open paths needs `tls`",
+            "admin_without_tls",
+        )
     run_dir = str(settings.run_dir.absolute())
     for index, address in enumerate(settings.server.listen):
         if address.startswith(UNIX + run_dir + "/"):

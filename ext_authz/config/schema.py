@@ -31,7 +31,6 @@ from ext_authz.settings import (
     Network,
     NonEmptyText,
     Seconds,
-    Unavailable,
     mistake,
     parse_cidr,
     parse_count,
@@ -150,6 +149,13 @@ class TlsSettings(Section):
     """Names (URI or DNS SANs) of which a client's certificate must hold one."""
 
 
+class AdminTlsSettings(TlsSettings):
+    """TLS of the admin listener. The files are read again when they change."""
+
+    client_ca: FilePath | None = None
+    """PEM bundle; only a client with a certificate from it gets more than the open paths, the token asked for too."""
+
+
 class ServerSettings(Section):
     """The listener that Envoy asks."""
 
@@ -195,8 +201,8 @@ class AdminSettings(Section):
     """Address, or `unix:PATH` (0600)."""
     token_file: FilePath | None = None
     """Holds the bearer token (at least 32 characters) that everything but the open paths asks for."""
-    tls: Unavailable = None
-    """TLS of the admin listener."""
+    tls: AdminTlsSettings | None = None
+    """TLS of the admin listener, and of nothing else there; beyond loopback only with it more than the open paths."""
     allow_changes: Flag = False
     """Let whoever has the credential record and lift quarantines there; without it the listener only shows."""
 

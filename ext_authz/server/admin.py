@@ -6,102 +6,45 @@ listener's gets nothing (DNS rebinding). One request a connection, everything bo
 
 import hmac
 import io
-import ipaddress
 import json
+import socket
+import ssl
 import threading
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler
-from typing import Final, cast
-from urllib.parse import parse_qsl
+from typing import Any, Final, cast
 
 from ext_authz.config.schema import is_local
 from ext_authz.server import log
+from ext_authz.server.admin_hosts import Names, is_ours
+from ext_authz.server.admin_pages import AdminPages, AdminReply, AdminRequest, BadFormError, fields_of
 from ext_authz.server.admin_sockets import BoundedServer, TimedReader, TooLongError, bind_unix
+from ext_authz.server.admin_tls import AdminTls
 from ext_authz.server.exposition import CONTENT_TYPE as METRICS_TYPE
 from ext_authz.server.sessions import LIFETIME_SECONDS, Session, Sessions
-from ext_authz.server.transport import BindError, sockets
+from ext_authz.server.transport import BindError, TlsFiles, sockets
 
 MAX_BODY: Final = 2 * 1024 * 1024
 REQUEST_SECONDS: Final = 10.0
 """For a request to arrive whole, and again for its answer to be taken."""
-MAX_FIELDS: Final = 64
 LOGIN: Final = "/login"
 LOGOUT: Final = "/logout"
 _OPEN: Final = ("/livez", "/readyz", "/metrics", "/.well-known/jwks.json")
 
 
-class BadFormError(Exception):
-    """A query or form that is none: the answer is 400."""
-
-
-@dataclass(frozen=True, slots=True)
-class AdminRequest:
-    """A request that passed the gate. `query` is what follows `?`, as sent; `csrf` what a browser's forms must repeat.
-
-    `csrf` is "" for whoever shows the token with every request, or owns the Unix socket.
-    """
-
-    method: str
-    path: str
-    query: str
-    body: bytes
-    csrf: str = ""
-    form: bool = False
-
-    def asked(self, name: str) -> str:
-        """Return a parameter of the query, "" where it is not there; of several the last one."""
-        return _fields(self.query).get(name, "")
-
-    def fields(self) -> dict[str, str]:
-        """Return the fields of a form. Raises BadFormError for a body that is none."""
-        return _fields(self.body.decode("utf-8", "replace"))
-
-
-@dataclass(frozen=True, slots=True)
-class AdminReply:
-    """What a handler answers. `headers` may replace the safe defaults of the same name."""
-
-    body: bytes
-    status: int = 200
-    content_type: str = "application/json"
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-Handler = Callable[[AdminRequest], AdminReply]
-
-
-@dataclass(frozen=True, slots=True)
-class AdminPages:
-    """What the listener shows.
-
-    `ready` returns "" or why the sidecar is not ready; `metrics` Prometheus text; `jwks` the JSON of our public keys.
-    `gated` maps (method, path) to a handler that sees only requests with a credential. `token` returns the bearer
-    token, "" where none is configured.
-    """
-
-    ready: Callable[[], str]
-    metrics: Callable[[], bytes]
-    jwks: Callable[[], bytes] = lambda: b'{"keys":[]}'
-    gated: Mapping[tuple[str, str], Handler] = field(default_factory=dict)
-    token: Callable[[], str] = str
-    login: Callable[[int], AdminReply] | None = None
-    """The page that asks a browser for the token; it gets the status to answer with (200: nothing was tried yet)."""
-    tried: Callable[[bool], None] = lambda _: None
-    """Called for each token that was typed: whether it was the right one."""
-
-
 class AdminServer:
     """Serves `pages` at `listen` (`HOST:PORT`, `[HOST]:PORT` or `unix:PATH`, as the configuration has it).
 
-    Raises BindError when it cannot listen there.
+    With `tls` it speaks nothing else; beyond loopback only then more than the open pages answer. Raises BindError when
+    it cannot listen there or the files cannot be used.
     """
 
-    def __init__(self, listen: str, pages: AdminPages) -> None:
+    def __init__(self, listen: str, pages: AdminPages, tls: TlsFiles | None = None) -> None:
         self._listen = listen
         unix = listen.startswith("unix:")
-        self._server = _Server(pages, trusted=unix, local=is_local(listen))
+        made = None if tls is None else AdminTls(tls)
+        self._server = _Server(pages, trusted=unix, private=made is not None or is_local(listen), tls=made)
         try:
             if unix:
                 bind_unix(self._server, listen)
@@ -136,12 +79,29 @@ class AdminServer:
 
 
 class _Server(BoundedServer):
-    """What the handler of a connection knows besides it."""
+    """What the handler of a connection knows besides it. `private`: nobody on the way reads what is said."""
 
-    def __init__(self, pages: AdminPages, *, trusted: bool, local: bool) -> None:
+    def __init__(self, pages: AdminPages, *, trusted: bool, private: bool, tls: AdminTls | None) -> None:
         super().__init__(_Handler)
-        self.pages, self.trusted, self.local = pages, trusted, local
+        self.pages, self.trusted, self.private, self.tls = pages, trusted, private, tls
         self.sessions = Sessions(pages.token)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept one connection; its own thread does the handshake."""
+        connection, peer = super().get_request()
+        if self.tls is None:
+            return connection, peer
+        try:
+            return self.tls.wrap(connection), peer
+        except OSError:
+            connection.close()
+            raise
+
+    def credible(self, connection: socket.socket) -> bool:
+        """Whether a credential could be shown here: where nobody reads it, by a client that may."""
+        if not self.private or not self.pages.token():
+            return False
+        return self.tls is None or (isinstance(connection, ssl.SSLSocket) and self.tls.proven(connection))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -152,6 +112,8 @@ class _Handler(BaseHTTPRequestHandler):
     """Answers are sent whole: a buffer would wait anew for each piece that the other side takes."""
 
     def setup(self) -> None:
+        if isinstance(self.request, ssl.SSLSocket):
+            AdminTls.shake(self.request, REQUEST_SECONDS)
         super().setup()
         self._reader = TimedReader(self.connection, REQUEST_SECONDS, _MAX_HEAD)
         self.rfile = io.BufferedReader(self._reader)
@@ -193,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             if path in _OPEN:
                 return self._open(server.pages, method, path)
-            if not server.trusted and not (server.local and server.pages.token()):
+            if not server.trusted and not server.credible(self.connection):
                 return _problem(HTTPStatus.NOT_FOUND)
             return self._gated(server, method, path, query)
         except TimeoutError:
@@ -249,7 +211,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == LOGOUT:
             for cookie in self._cookies():
                 server.sessions.logout(cookie)
-            return _redirect((_COOKIE_HEADER, f"{self._cookie_name()}=; Path=/; Max-Age=0; HttpOnly; SameSite=Strict"))
+            return _redirect((_COOKIE_HEADER, self._cookie("", 0)))
         return pages.gated[method, path](request)
 
     def _authorized(self, server: _Server) -> bool:
@@ -264,15 +226,14 @@ class _Handler(BaseHTTPRequestHandler):
             return body
         if not self._same_origin():
             return _problem(HTTPStatus.FORBIDDEN)
-        shown = _fields(body.decode("utf-8", "replace")).get("token", "").strip()
+        shown = fields_of(body.decode("utf-8", "replace")).get("token", "").strip()
         cookie = server.sessions.login(shown)
         if cookie is None:
             return page(HTTPStatus.TOO_MANY_REQUESTS)
         server.pages.tried(bool(cookie))
         if not cookie:
             return page(HTTPStatus.FORBIDDEN)
-        attributes = f"Path=/; Max-Age={int(LIFETIME_SECONDS)}; HttpOnly; SameSite=Strict"
-        return _redirect((_COOKIE_HEADER, f"{self._cookie_name()}={cookie}; {attributes}"))
+        return _redirect((_COOKIE_HEADER, self._cookie(cookie, int(LIFETIME_SECONDS))))
 
     def _session(self, server: _Server) -> Session | None:
         """Return the browser's session. SameSite knows no ports, so another local server's page gets none."""
@@ -292,12 +253,23 @@ class _Handler(BaseHTTPRequestHandler):
     def _same_origin(self) -> bool:
         """Whether a browser, which always says so, says that the request comes from our own page."""
         site, origin = self.headers.get("sec-fetch-site"), self.headers.get("origin")
-        here = f"http://{self.headers.get('host', '').strip().lower()}"
+        here = f"{'https' if self._secure else 'http'}://{self.headers.get('host', '').strip().lower()}"
         return (site is None or site == "same-origin") and (origin is None or origin.lower() == here)
 
+    @property
+    def _secure(self) -> bool:
+        return cast("_Server", self.server).tls is not None
+
     def _cookie_name(self) -> str:
-        """Return the cookie's name; cookies know no ports, so that two sidecars need two."""
-        return f"ext_authz_admin_{self.connection.getsockname()[1]}"
+        """Return the cookie's name; cookies know no ports, so that two sidecars need two.
+
+        With TLS no server that speaks in the clear under the same name can set one like it (RFC 6265bis 4.1.3.2).
+        """
+        return f"{'__Host-' if self._secure else ''}ext_authz_admin_{self.connection.getsockname()[1]}"
+
+    def _cookie(self, value: str, seconds: int) -> str:
+        secure = "; Secure" if self._secure else ""
+        return f"{self._cookie_name()}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
 
     def _cookies(self) -> list[str]:
         """Return the values of our cookie as sent (RFC 6265 4.2.1), the last ones where they are many.
@@ -320,7 +292,10 @@ class _Handler(BaseHTTPRequestHandler):
         server = cast("_Server", self.server)
         self._reader.allow(int(lengths[0]))
         server.waiting(self.connection)  # a body that drips in holds up no probe either
-        body = self.rfile.read(int(lengths[0]))
+        try:
+            body = self.rfile.read(int(lengths[0]))
+        except (ConnectionError, ssl.SSLError):
+            return _problem(HTTPStatus.BAD_REQUEST)  # the other side has gone; no fault of ours
         server.answering(self.connection)
         return body if len(body) == int(lengths[0]) else _problem(HTTPStatus.BAD_REQUEST)
 
@@ -331,20 +306,9 @@ class _Handler(BaseHTTPRequestHandler):
         """
         if server.trusted:
             return True
-        hosts = self.headers.get_all("host", [])
-        if len(hosts) != 1:
-            return False
         own, port = self.connection.getsockname()[:2]
-        host, colon, given = hosts[0].strip().lower().rpartition(":")
-        if not colon or given != str(port):
-            return False
-        address = _plain_address(own)
-        if host == "localhost":
-            return address.is_loopback
-        try:
-            return _plain_address(host.strip("[]")) == address
-        except ValueError:
-            return False
+        names = Names() if server.tls is None else server.tls.names
+        return is_ours(self.headers.get_all("host", []), own, port, names)
 
     def _send(self, reply: AdminReply) -> None:
         self.close_connection = True
@@ -353,6 +317,8 @@ class _Handler(BaseHTTPRequestHandler):
         connected, self.wfile = self.wfile, (whole := io.BytesIO())
         self.send_response(reply.status)
         headers = dict(_SAFE) | {"content-type": reply.content_type} | dict(reply.headers)
+        if self._secure:
+            headers["strict-transport-security"] = _ONLY_TLS
         headers |= {"content-length": str(len(reply.body)), "connection": "close"}
         for name, value in headers.items():
             self.send_header(name, value)
@@ -369,6 +335,7 @@ _MAX_HEAD: Final = 64 * 1024
 _MAX_COOKIES: Final = 8
 _FORM: Final = "application/x-www-form-urlencoded"
 _COOKIE_HEADER: Final = "set-cookie"
+_ONLY_TLS: Final = "max-age=31536000"
 _SAFE: Final = {
     "cache-control": "no-store",
     "content-security-policy": "default-src 'none'; frame-ancestors 'none'",
@@ -378,20 +345,6 @@ _SAFE: Final = {
     # `no-referrer` would make browsers say `Origin: null` with our own forms.
     "referrer-policy": "same-origin",
 }
-
-
-def _fields(text: str) -> dict[str, str]:
-    """Return the fields of a query or form. Raises BadFormError where there are too many."""
-    try:
-        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=MAX_FIELDS))
-    except ValueError as error:
-        raise BadFormError(str(error)) from None
-
-
-def _plain_address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
-    address = ipaddress.ip_address(text.partition("%")[0])
-    mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-    return mapped or address
 
 
 def _problem(status: int, *headers: tuple[str, str]) -> AdminReply:

@@ -9,11 +9,13 @@ import io
 import os
 import socket
 import socketserver
+import ssl
 import threading
 import time
 from socketserver import BaseRequestHandler
 from typing import Any, Final
 
+from ext_authz.server.admin_tls import say_goodbye
 from ext_authz.server.transport import sockets
 
 MAX_CONNECTIONS: Final = 32
@@ -119,17 +121,20 @@ class BoundedServer(socketserver.ThreadingMixIn, socketserver.BaseServer):
                 return False
             del self._idle[oldest]
             with contextlib.suppress(OSError):
-                oldest.shutdown(socket.SHUT_RDWR)
+                # Not SSLSocket's own, which would have its thread go on in the clear until the socket is shut.
+                socket.socket.shutdown(oldest, socket.SHUT_RDWR)
         return True
 
     def shutdown_request(self, request: Any) -> None:  # noqa: ANN401
         """Close, but first read what is still coming: the kernel drops an answer that is overtaken by a reset."""
         self.waiting(request)
+        if isinstance(request, ssl.SSLSocket):
+            say_goodbye(request, _LINGER_SECONDS)
         try:
-            request.shutdown(socket.SHUT_WR)
+            socket.socket.shutdown(request, socket.SHUT_WR)
             request.settimeout(_LINGER_SECONDS)
             for _ in range(_LINGER_READS):
-                if not request.recv(65536):
+                if not socket.socket.recv(request, 65536):
                     break
         except OSError:
             pass

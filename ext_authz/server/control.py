@@ -27,7 +27,8 @@ from ext_authz.config import Inputs
 from ext_authz.config.listeners import admin_token
 from ext_authz.envelope.errors import KeyUnavailableError
 from ext_authz.server import log
-from ext_authz.server.admin import AdminPages, AdminServer
+from ext_authz.server.admin import AdminServer
+from ext_authz.server.admin_pages import AdminPages
 from ext_authz.server.asking_issuers import IssuerAsker
 from ext_authz.server.bundle_desk import BundleDesk
 from ext_authz.server.desk import Desk, Sources
@@ -59,7 +60,7 @@ from ext_authz.server.metrics import (
 from ext_authz.server.page.facts import LastReload
 from ext_authz.server.recorder import CONTROL, Recorder
 from ext_authz.server.reload import Reloader
-from ext_authz.server.transport import BindError
+from ext_authz.server.transport import BindError, tls_files
 from ext_authz.server.watching import open_monitor, webhooks
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_store
@@ -138,6 +139,7 @@ class Control:
                 login=self._desk.login,
                 tried=self._desk.tried,
             ),
+            tls_files(settings.admin.tls),
         )
         self._monitor = open_monitor(inputs, self._spool, keys.open, [audit], self._registry)
         self._store: SqliteStore | None = None

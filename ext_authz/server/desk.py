@@ -23,7 +23,7 @@ from ext_authz.config.masked import masked
 from ext_authz.documents import DocumentError, Mark
 from ext_authz.model import Reason
 from ext_authz.request import from_json
-from ext_authz.server.admin import AdminReply, AdminRequest, Handler
+from ext_authz.server.admin_pages import AdminReply, AdminRequest, Handler
 from ext_authz.server.feed import Feed, Filter
 from ext_authz.server.metrics import POLICY_DECISIONS
 from ext_authz.server.metrics import Snapshot as Counted

@@ -10,7 +10,7 @@ import orjson
 from pydantic_core import PydanticCustomError
 
 from ext_authz.authn.subjects import subject_named
-from ext_authz.server.admin import AdminRequest
+from ext_authz.server.admin_pages import AdminRequest
 from ext_authz.settings import parse_duration
 from ext_authz.state.changes import Change, Kind
 

@@ -42,7 +42,7 @@ from ext_authz.server.metrics import (
 from ext_authz.server.once_table import OnceTable
 from ext_authz.server.service import Service
 from ext_authz.server.token_waits import TokenWaits
-from ext_authz.server.transport import BindError, ListenOptions, TlsFiles, Transport, open_transport
+from ext_authz.server.transport import BindError, ListenOptions, Transport, open_transport, tls_files
 from ext_authz.server.watching import input_key, tells_inputs_apart
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_replicator, open_store
@@ -219,12 +219,11 @@ def _traced(settings: Settings) -> "Callable[[bytes, str | bytes | None], bytes]
 
 def _listen_options(settings: Settings, number: int) -> ListenOptions:
     server = settings.server
-    tls = server.tls
     return ListenOptions(
         addresses=tuple(address.replace("{worker}", str(number)) for address in server.listen),
         max_receive_bytes=server.max_request_bytes + ENVELOPE_BYTES,
         reuse_port=server.worker_count() > 1,
-        tls=TlsFiles(tls.certificate, tls.private_key, tls.client_ca, tuple(tls.client_names)) if tls else None,
+        tls=tls_files(server.tls),
         socket_group=server.socket_group,
         traced=_traced(settings),
     )

@@ -9,7 +9,6 @@ from typing import Any, Final
 from ext_authz.audit.event import ALERT, CHECKPOINT, DECISION, GAP, LIFECYCLE, STATE
 from ext_authz.config import Settings
 from ext_authz.model import ACTIONS, Auth, Reason, Risk
-from ext_authz.settings import NOT_AVAILABLE
 from ext_authz.tools import cases
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
@@ -34,9 +33,6 @@ def _clean(node: Any) -> Any:  # noqa: ANN401  JSON
         return [_clean(each) for each in node]
     if not isinstance(node, dict):
         return node
-    if "not" in node:
-        described = node.get("description", NOT_AVAILABLE)
-        return {"not": {}, "description": described if described == NOT_AVAILABLE else f"{described} ({NOT_AVAILABLE})"}
     found = {key: _clean(value) for key, value in node.items() if key not in ("title", "default", "properties")}
     if "properties" in node:
         found["properties"] = {key: _clean(value) for key, value in node["properties"].items()}

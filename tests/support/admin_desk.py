@@ -11,7 +11,8 @@ import running_service
 from trails import new_spool, open_key
 
 from ext_authz import wiring
-from ext_authz.server.admin import AdminPages, AdminServer
+from ext_authz.server.admin import AdminServer
+from ext_authz.server.admin_pages import AdminPages
 from ext_authz.server.desk import Desk, Sources
 from ext_authz.server.feed import Feed
 from ext_authz.server.page.facts import LastReload

@@ -13,9 +13,6 @@ def rows(schema: dict[str, Any], node: dict[str, Any], path: str = "") -> Iterat
     for name, each in node.get("properties", {}).items():
         key = f"{path}.{name}" if path else name
         required = name in node.get("required", [])
-        if each.get("not") == {}:
-            yield key, "", each["description"]
-            continue
         default = "required" if required else _default(each)
         described = next((inner.get("description", "") for inner, _ in _inner(schema, each)), "")
         yield key, default, each.get("description") or described

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from ext_authz.config.schema import TlsSettings
 from ext_authz.response import FAIL_CLOSED
 from ext_authz.server.service import Service, Wait
 
@@ -31,6 +32,13 @@ class TlsFiles:
     private_key: Path
     client_ca: Path | None
     client_names: tuple[str, ...]
+
+
+def tls_files(settings: TlsSettings | None) -> TlsFiles | None:
+    """Return the files that a listener's settings name, None where it has no TLS."""
+    if settings is None:
+        return None
+    return TlsFiles(settings.certificate, settings.private_key, settings.client_ca, tuple(settings.client_names))
 
 
 TRACEPARENT: Final = "traceparent"

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ext_authz.documents import Text
-from ext_authz.settings import Cidr, Count, Duration, FilePath, Flag, NonEmptyText, Seconds, Size, Some, Unavailable
+from ext_authz.settings import Cidr, Count, Duration, FilePath, Flag, NonEmptyText, Seconds, Size, Some
 
 
 def read(kind: Any, text: Any, **context: Any) -> Any:
@@ -40,8 +40,7 @@ def test_text_is_read_as_what_the_field_wants(kind: Any, text: Any, value: Any) 
         (Size, "1KB", "not a size"), (Size, "1 MiB", "not a size"), (Size, "-1", "not a size"), (NonEmptyText, "", "is empty"),
         (NonEmptyText, "a\nb", "control"), (NonEmptyText, ["a"], "is not text"), (NonEmptyText, None, "is not text"), (Cidr, "10.0.0.1/8", "beyond its prefix"),
         (Cidr, "10", "is not a CIDR"), (Cidr, "fe80::1%eth0", "is not a CIDR"), (Cidr, "10.0.0.0/255.0.0.0x", "is not a CIDR"), (Cidr, 7, "is not a CIDR"),
-        (FilePath, "", "is empty"), (FilePath, "a\0b", "is not a path"), (Unavailable, "x", "not available in this version"),
-        (Unavailable, None, "not available in this version"), (Some[Count], [], "is empty"), (Flag, "x" * 500, "`" + "x" * 80 + "…`"),
+        (FilePath, "", "is empty"), (FilePath, "a\0b", "is not a path"), (Some[Count], [], "is empty"), (Flag, "x" * 500, "`" + "x" * 80 + "…`"),
     ],
 )  # fmt: skip
 def test_what_would_have_to_be_guessed_is_a_mistake(kind: Any, text: Any, message: str) -> None:

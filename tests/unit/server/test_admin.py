@@ -12,7 +12,8 @@ from http.client import HTTPResponse
 import pytest
 
 from ext_authz.server import admin, admin_sockets
-from ext_authz.server.admin import AdminPages, AdminReply, AdminRequest, AdminServer
+from ext_authz.server.admin import AdminServer
+from ext_authz.server.admin_pages import AdminPages, AdminReply, AdminRequest
 from ext_authz.server.transport import BindError
 
 TOKEN = "correct-horse-battery-staple"

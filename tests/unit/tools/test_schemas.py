@@ -13,7 +13,6 @@ from ext_authz.config.load import read
 from ext_authz.policy.condition_reader import CONDITION_KINDS
 from ext_authz.policy.matching import SUBJECT_KEYS
 from ext_authz.policy.schema import POLICY_KEYS
-from ext_authz.settings import NOT_AVAILABLE
 from ext_authz.tools import schemas
 
 ROOT = Path(__file__).parents[3]
@@ -94,10 +93,6 @@ def leaves(model, path=()):
 KEYS = list(leaves(Settings))
 
 
-def refused(field):
-    return "mistake" in repr(field.metadata) or "_refuse" in repr(field)
-
-
 ONE_VALUE = {("state", "backend"), ("state", "on_stale")}
 """Keys that say what this version always does and take no other value."""
 
@@ -109,8 +104,8 @@ def test_a_key_that_says_what_is_always_done_takes_no_other_value(tmp_path, path
 
 
 # What a key is read by is a test that depends on it; these are the names under which code reads the values.
-@pytest.mark.parametrize("path", sorted({path for path, field in KEYS if not refused(field)} - ONE_VALUE), ids=".".join)
-def test_every_key_is_read_by_code_or_refused(path):
+@pytest.mark.parametrize("path", sorted({path for path, _ in KEYS} - ONE_VALUE), ids=".".join)
+def test_every_key_is_read_by_code(path):
     """A key that no code outside the settings models names would be accepted and ignored."""
     name = path[-1]
     sources = "\n".join(_sources())
@@ -127,16 +122,6 @@ def _sources():
     yield (ROOT / "ext_authz/monitor/settings.py").read_text()
 
 
-@pytest.mark.parametrize("path", sorted({path for path, field in KEYS if refused(field)}), ids=".".join)
-def test_what_the_contract_names_and_nothing_does_is_refused(tmp_path, path):
-    value = "{}"
-    for step in reversed(path):
-        value = f"{{{step}: {value}}}"
-    text = json.dumps(_nested(path))
-    loaded = read(project(tmp_path, text), {})
-    assert any(NOT_AVAILABLE in each.message for each in loaded.mistakes), [each.message for each in loaded.mistakes]
-
-
 def _nested(path):
     lists = {"jwt", "sinks", "role_bindings"}
     made = "x"
@@ -146,5 +131,5 @@ def _nested(path):
 
 
 def test_every_key_has_a_description():
-    missing = [".".join(path) for path, field in KEYS if not field.description and not refused(field)]
+    missing = [".".join(path) for path, field in KEYS if not field.description]
     assert missing == [] or all(each.startswith("audit.") for each in missing), missing
