@@ -17,7 +17,7 @@ def one(second, subject, model="m", made="x", weight=1, *, ip="10.0.0.1", reason
     allowed = reason == "allowed"
     return Seen(
         f"w:{int(second)}", int(second * 1e9), int(second), allowed, reason, subject, claimed, ip, "model", model,
-        "infer", weight, made, {"subject": {"id": subject, "name": subject[4:]}},
+        "infer", weight, made, {"subject": {"id": subject, "name": subject[4:]}}, f"model/{model}", subject[4:],
     )  # fmt: skip
 
 

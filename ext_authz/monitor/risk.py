@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Final
 
 from ext_authz.model import Risk
@@ -324,6 +325,7 @@ class RiskBook:
         self._subjects = made
 
 
+@lru_cache(maxsize=4096)
 def hash_of(subject: str) -> int:
     """Return a number for counting: the same in every process."""
     return int.from_bytes(hashlib.blake2b(subject.encode("utf-8", "surrogatepass"), digest_size=6).digest())

@@ -24,7 +24,7 @@ from ext_authz.monitor.feeds import Feed
 from ext_authz.server import log
 from ext_authz.server.metrics import Registry
 from ext_authz.server.recorder import CONTROL, Recorder
-from ext_authz.server.watching import make_monitor, webhooks
+from ext_authz.server.watching import collect_seldom, make_monitor, webhooks
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_replicator, open_store
 
@@ -81,6 +81,7 @@ def _run(inputs: Inputs, open_feed: Callable[[], Feed], ready: Callable[[], None
     exporter.start()
     if replicator is not None:
         replicator.start()
+    collect_seldom()
     monitor.start()
     ready()
     store, pruned = None, 0.0

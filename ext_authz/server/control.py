@@ -61,7 +61,7 @@ from ext_authz.server.page.facts import LastReload
 from ext_authz.server.recorder import CONTROL, Recorder
 from ext_authz.server.reload import Reloader
 from ext_authz.server.transport import BindError, tls_files
-from ext_authz.server.watching import open_monitor, webhooks
+from ext_authz.server.watching import collect_seldom, open_monitor, webhooks
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_store
 from ext_authz.state.sqlite import SqliteStore
@@ -154,6 +154,7 @@ class Control:
         self._committer.start()
         self._exporter.start()
         if self._monitor is not None:
+            collect_seldom()
             self._monitor.start()
         self._writer.start()
         self._keys.start()

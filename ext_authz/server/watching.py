@@ -3,6 +3,7 @@
 Law: settings that name no monitor start none. Non-goal: what the monitor does (ext_authz/monitor).
 """
 
+import gc
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,6 +37,13 @@ def tells_inputs_apart(settings: MonitorSettings | None) -> bool:
 def webhooks(settings: MonitorSettings | None) -> list[Outlet]:
     """Return where alerts are delivered to. Raises ValueError where a library is missing."""
     return open_webhooks(settings.alerts.webhooks) if settings is not None else []
+
+
+def collect_seldom() -> None:
+    """Let this process look for cycles seldom: what a monitor remembers, a hundred thousand objects, has none."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def open_monitor(

@@ -1,5 +1,6 @@
 """Laws of the detectors: bounded memory, order, snapshots, and that nobody unverified is ever a subject."""
 
+import ipaddress
 import json
 import random
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from ext_authz.monitor.detectors import Detectors, Params, SnapshotError
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE
+from ext_authz.monitor.detectors.seen import network, seen
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
 from tests.support.monitor_events import at, event
@@ -58,6 +60,37 @@ def test_a_restored_state_goes_on_as_if_nothing_had_happened(seed):
     assert second.restore(state) == ()
     assert half + [second.observe(each, 2**62) for each in events[200:]] == expected
     assert second.snapshot() == whole.snapshot()
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=10, deadline=None)
+def test_what_a_detector_is_not_shown_would_have_been_nothing_to_it(seed):
+    together, apart = Detectors(small_params(), KEY), Detectors(small_params(), KEY)
+    for each in life(seed, 400, days=20):
+        one = seen(each, 2**62)
+        assert list(together.see(one)) == [found for fold in apart.folds for found in fold.see(one)]
+    assert together.snapshot() == apart.snapshot()
+
+
+@given(
+    st.one_of(
+        st.ip_addresses(v=4).map(str),
+        st.lists(st.sampled_from(["0", "00", "01", "1", "255", "256", "", " 1", "٣", "+1", "1_0"]), max_size=5).map(
+            ".".join
+        ),
+        st.ip_addresses().map(str),
+    ),
+    st.sampled_from([16, 24, 32]),
+)
+def test_a_network_is_what_a_parser_of_addresses_makes_of_it(ip, length):
+    try:
+        address = ipaddress.ip_address(ip)
+    except ValueError:
+        assert network(ip, length, 64) == ""
+        return
+    address = getattr(address, "ipv4_mapped", None) or address
+    whole = ipaddress.ip_network((address, length if address.version == 4 else 64), strict=False)
+    assert network(ip, length, 64) == (str(address) if whole.num_addresses == 1 else str(whole))
 
 
 @given(st.integers(0, 10**6))

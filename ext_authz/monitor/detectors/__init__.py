@@ -13,7 +13,7 @@ from ext_authz.monitor.detectors.credentials import CredentialParams, Credential
 from ext_authz.monitor.detectors.denials import Enumeration, EnumerationParams, PrivilegeProbing, ProbingParams
 from ext_authz.monitor.detectors.extraction import ExtractionParams, ModelExtraction
 from ext_authz.monitor.detectors.finding import Detector, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found
+from ext_authz.monitor.detectors.fold import ALLOWED, NOBODY, NONE, REFUSED, Fold, Found
 from ext_authz.monitor.detectors.seen import Seen, seen
 from ext_authz.monitor.detectors.subjects import DormantIdentity, DormantParams, NewPair, PairParams
 from ext_authz.monitor.detectors.times import TimeParams, UnusualTime
@@ -69,6 +69,9 @@ class Detectors:
             self._folds.append(ImpossibleClientChange(params.impossible_client_change))
         if params.dormant_identity is not None:
             self._folds.append(DormantIdentity(params.dormant_identity))
+        self._of_nobody, self._of_refused, self._of_allowed = (
+            tuple(fold for fold in self._folds if kind in fold.kinds) for kind in (NOBODY, REFUSED, ALLOWED)
+        )
 
     @property
     def folds(self) -> Sequence[Fold]:
@@ -83,7 +86,7 @@ class Detectors:
     def see(self, one: Seen) -> Found:
         """Take one event in that was read."""
         found: list[Finding] | None = None
-        for fold in self._folds:
+        for fold in (self._of_allowed if one.allowed else self._of_refused) if one.subject else self._of_nobody:
             made = fold.see(one)
             if made:
                 found = [*made] if found is None else [*found, *made]

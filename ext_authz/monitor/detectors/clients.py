@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import ALLOWED, NONE, REFUSED, Fold, Found, kept
 from ext_authz.monitor.detectors.recent import Recent
 from ext_authz.monitor.detectors.seen import DAY, Seen, network, part, text
 from ext_authz.monitor.detectors.table import Table
@@ -72,6 +72,7 @@ class ImpossibleClientChange(Fold):
     """One token, key or certificate used from many networks, or with many certificates, to and fro."""
 
     name = "impossible_client_change"
+    kinds = frozenset({ALLOWED, REFUSED})
 
     def __init__(self, params: ClientParams | None = None) -> None:
         self.params = params or ClientParams()
@@ -85,7 +86,9 @@ class ImpossibleClientChange(Fold):
         params, now = self.params, one.second
         net = network(one.ip, params.ipv4_prefix, params.ipv6_prefix)
         subject = part(one, "subject")
-        credential, certificate = _credential(subject), text(subject.get("cert_fingerprint"))
+        alone = subject.get("auth") == "mtls"
+        certificate = text(subject.get("cert_fingerprint"))
+        credential = _credential(one, subject, certificate if alone else "")
         homes = self._homes.get(one.subject)
         if homes is None:
             homes = {}
@@ -102,7 +105,6 @@ class ImpossibleClientChange(Fold):
         elif first is not None and now - first > DAY:
             self._homes.settle(one.subject)
             net = ""
-        alone = subject.get("auth") == "mtls"
         if (not net or net == known.network) and (alone or certificate == known.certificate):
             return NONE
         return self._changed(one, known, credential, net, "" if alone else certificate)
@@ -111,7 +113,7 @@ class ImpossibleClientChange(Fold):
         params, now = self.params, one.second
         begin = now - params.window
         if known.network or known.certificate:
-            known.switched = [*(at for at in known.switched if at >= begin), now][-16:]
+            known.switched = [*[at for at in known.switched if at >= begin], now][-16:]
         if net:
             known.networks.add(net, now)
             known.network = net
@@ -151,13 +153,12 @@ def _homes(packed: Any) -> dict[str, int]:  # noqa: ANN401  plain data from outs
     return {str(net): whole(first) for net, first in list(dict(packed).items())[:_MOST_HOMES]}
 
 
-def _credential(subject: Mapping[str, Any]) -> str:
+def _credential(one: Seen, subject: Mapping[str, Any], certificate: str) -> str:
     """Name the very credential; a token without an id is one with all of its subject's."""
-    issuer = text(subject.get("issuer"))
-    for kind in ("token_id", "key_id"):
-        value = text(subject.get(kind))
-        if value:
-            return f"{kind}\n{issuer}\n{value}"
-    if subject.get("auth") == "mtls" and subject.get("cert_fingerprint"):
-        return f"certificate\n{text(subject.get('cert_fingerprint'))}"
-    return f"subject\n{text(subject.get('id'))}"
+    value = text(subject.get("token_id"))
+    if value:
+        return f"token_id\n{text(subject.get('issuer'))}\n{value}"
+    value = text(subject.get("key_id"))
+    if value:
+        return f"key_id\n{text(subject.get('issuer'))}\n{value}"
+    return f"certificate\n{certificate}" if certificate else f"subject\n{one.subject}"

@@ -11,9 +11,9 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import ALLOWED, NOBODY, NONE, REFUSED, Fold, Found, kept
 from ext_authz.monitor.detectors.recent import MOST, Recent
-from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen, network, part, text
+from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen, network
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
 
@@ -120,6 +120,7 @@ class CredentialStuffing(Fold):
     """Many credentials that do not hold."""
 
     name = "credential_stuffing"
+    kinds = frozenset({ALLOWED, REFUSED, NOBODY})
 
     def __init__(self, params: CredentialParams | None = None, key: bytes = b"") -> None:
         """`key` keys the hashes; secret, up to 64 bytes."""
@@ -145,9 +146,9 @@ class CredentialStuffing(Fold):
         source = network(one.ip, 32, self.params.ipv6_prefix)
         if not source:
             return NONE
-        home = f"{text(part(one, 'subject').get('name'))}\n{source}"
+        home = f"{one.name}\n{source}"
         first = self._homes.get(home)
-        known = self._sources.get(source) if len(self._sources) else None
+        known = self._sources.get(source)
         in_alarm = known is not None and known.alarmed and one.second - known.alarmed <= DAY
         if first is None:
             # A name first seen from a source in alarm is not at home there: it may be what the guessing found.

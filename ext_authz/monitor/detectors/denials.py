@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import NOBODY, NONE, REFUSED, Fold, Found, kept
 from ext_authz.monitor.detectors.recent import MOST, Recent
 from ext_authz.monitor.detectors.seen import DAY, Seen, network, part, text
 from ext_authz.monitor.detectors.sketch import digest
@@ -69,6 +69,7 @@ class Enumeration(Fold):
     """Many distinct resources denied to one subject, or paths to one source."""
 
     name = "enumeration"
+    kinds = frozenset({REFUSED, NOBODY})
 
     def __init__(self, params: EnumerationParams | None = None, key: bytes = b"") -> None:
         self.params = params or EnumerationParams()
@@ -194,6 +195,7 @@ class PrivilegeProbing(Fold):
     """A subject denied one action after the other, each mightier than the last."""
 
     name = "privilege_probing"
+    kinds = frozenset({REFUSED})
 
     def __init__(self, params: ProbingParams | None = None) -> None:
         self.params = params or ProbingParams()

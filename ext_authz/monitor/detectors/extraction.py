@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
 from ext_authz.monitor.detectors.seen import HOUR, Seen
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
@@ -86,7 +86,8 @@ class _Use:
         self.gap = 0.0
         self.square = 0.0
         self.hour_inputs = Distinct()
-        self.day_inputs = Distinct()
+        self.day_inputs = self.hour_inputs
+        """The same one in the first hour of a day."""
         self.hours = Baseline(self.day)
         self.days = Baseline(self.day)
         self.evidence: list[str] = []
@@ -144,6 +145,7 @@ class ModelExtraction(Fold):
     """Distinct inputs to a model beyond what a subject, or all together, usually send."""
 
     name = "model_extraction"
+    kinds = frozenset({ALLOWED})
 
     def __init__(self, params: ExtractionParams | None = None, key: bytes = b"") -> None:
         """`key` keys the hashes; secret, up to 64 bytes."""
@@ -175,8 +177,9 @@ class ModelExtraction(Fold):
         use.last_ns = one.at_ns
         inputs = (hashed,) if weight == 1 else _spread(hashed, min(weight, _BATCH))
         for each in inputs:
-            use.hour_inputs.add(each)
-            use.day_inputs.add(each)
+            # What the hour had the day had too.
+            if use.hour_inputs.add(each) and use.day_inputs is not use.hour_inputs:
+                use.day_inputs.add(each)
         if use.n % _EACH == 0 or weight > 1:
             kept(use.evidence, one.event_id)
             own = self._alone(one, use, model)
@@ -187,11 +190,10 @@ class ModelExtraction(Fold):
         return own
 
     def _known(self, key: str, about: str, hour: int) -> tuple[_Use, _Model]:
-        model = self._models.get(about)
+        model, use = self._models.get(about), self._uses.get(key)
         if model is None:
             model = _Model(hour // 24)
             self._models.put(about, model)
-        use = self._uses.get(key)
         if use is None:
             use = _Use(hour)
             self._uses.put(key, use)
@@ -201,14 +203,14 @@ class ModelExtraction(Fold):
         params, day = self.params, hour // 24
         use.hours.note(use.day, len(use.hour_inputs), params.hour)
         use.days.note(use.day, len(use.day_inputs), params.day)
+        use.hour, use.hour_inputs = hour, Distinct()
         if day != use.day:
             self._uses.settle(key)
             model.peers.note(use.day, use.days.peak)
             use.hours.note(day, 0, params.hour)
             use.days.note(day, 0, params.day)
-            use.day, use.day_inputs = day, Distinct()
+            use.day, use.day_inputs = day, use.hour_inputs
             use.n = 0
-        use.hour, use.hour_inputs = hour, Distinct()
         use.gap = use.square = 0.0
         use.last_ns = 0
         use.evidence.clear()

@@ -12,12 +12,17 @@ from ext_authz.monitor.detectors.seen import Seen, seen
 
 Found = Sequence[Finding]
 NONE: Final[Found] = ()
+ALLOWED: Final = "allowed"
+REFUSED: Final = "refused"
+NOBODY: Final = "nobody"
 
 
 class Fold:
     """A detector that sees events already read; `observe` reads one for itself."""
 
     name: ClassVar[str]
+    kinds: ClassVar[frozenset[str]]
+    """Which events are anything to it: a verified subject was ALLOWED or REFUSED something, or NOBODY was known."""
 
     def observe(self, event: Mapping[str, Any], now_ns: int) -> Found:
         """Take one audit event in; see Detector.observe."""

@@ -4,7 +4,6 @@ Law: bounded whatever strangers put in; when full the least lately seen goes.
 Non-goal: counting beyond 64. A threshold above that would never be met.
 """
 
-from collections import OrderedDict
 from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import whole
@@ -18,18 +17,18 @@ class Recent:
     __slots__ = ("_seen",)
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[str, int] = OrderedDict()
+        self._seen: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._seen)
 
     def add(self, thing: str, second: int) -> bool:
         """Take a thing in; returns whether it is new. One of the past does not make it older."""
-        before = self._seen.get(thing)
-        self._seen[thing] = second if before is None else max(before, second)
-        self._seen.move_to_end(thing)
-        if len(self._seen) > MOST:
-            self._seen.popitem(last=False)
+        seen = self._seen
+        before = seen.pop(thing, None)
+        seen[thing] = second if before is None else max(before, second)
+        if len(seen) > MOST:
+            del seen[next(iter(seen))]
         return before is None
 
     def since(self, second: int) -> int:

@@ -42,11 +42,10 @@ class Seen:
     input: str
     """Equal for equal inputs: the keyed digest where recorded, else what else tells requests apart."""
     event: Mapping[str, Any]
-
-    @property
-    def resource(self) -> str:
-        """`type/id`, "" without a resource."""
-        return f"{self.type}/{self.id}" if self.type else ""
+    resource: str
+    """`type/id`, "" without a resource."""
+    name: str
+    """What the verified subject is called without the kind of its name."""
 
 
 def seen(event: Mapping[str, Any], now_ns: int) -> Seen | None:
@@ -55,30 +54,33 @@ def seen(event: Mapping[str, Any], now_ns: int) -> Seen | None:
         return None
     at_ns = min(event_ns(event.get("time")) or now_ns, now_ns)
     subject, resource, context = _map(event, "subject"), _map(event, "resource"), _map(event, "context")
-    who = subject.get("id")
-    known = isinstance(who, str) and subject.get("auth") != "anonymous"
-    ip = context.get("ip", context.get("peer"))
+    kind, name = text(resource.get("type")), text(resource.get("id"))
+    verified = bool(subject) and subject.get("auth") != "anonymous"
     return Seen(
         text(event.get("event_id")),
         at_ns,
         at_ns // SECOND_NS,
         event.get("decision") == "allow",
         text(event.get("reason")),
-        who[:MAX_TEXT] if known and isinstance(who, str) else "",
-        text(event.get("claimed_subject")),
-        text(ip),
-        text(resource.get("type")),
-        text(resource.get("id")),
+        text(subject.get("id")) if verified else "",
+        text(event["claimed_subject"]) if "claimed_subject" in event else "",
+        text(context.get("ip", context.get("peer"))),
+        kind,
+        name,
         text(event.get("action")),
-        _weight(context),
+        _weight(context) if "attributes" in context else 1,
         _input(context),
         event,
+        f"{kind}/{name}" if kind else "",
+        text(subject.get("name")) if verified else "",
     )
 
 
 def text(value: object) -> str:
     """Return bounded text, "" for anything else."""
-    return value[:MAX_TEXT] if isinstance(value, str) else ""
+    if isinstance(value, str):
+        return value if len(value) <= MAX_TEXT else value[:MAX_TEXT]
+    return ""
 
 
 def part(seen: Seen, name: str) -> Mapping[str, Any]:
@@ -87,7 +89,7 @@ def part(seen: Seen, name: str) -> Mapping[str, Any]:
 
 
 def _map(of: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    value = of.get(name)
+    value = of.get(name, _NOBODY)
     return value if isinstance(value, dict) else _NOBODY
 
 
@@ -100,7 +102,7 @@ def _input(context: Mapping[str, Any]) -> str:
     digest = context.get("input")
     if isinstance(digest, str):
         return digest
-    query = _map(context, "query").get("hash", "")
+    query = _map(context, "query").get("hash", "") if "query" in context else ""
     return f"{context.get('bytes')}.{query}.{context.get('path')}"
 
 
@@ -108,26 +110,38 @@ def event_ns(stamp: object) -> int | None:
     """Return Unix nanoseconds of `YYYY-MM-DDTHH:MM:SS.ffffffZ` (audit.event.timestamp); None where it is no such."""
     if not isinstance(stamp, str) or len(stamp) < _STAMP:
         return None
-    minute = _minute(stamp[:16])
-    if minute is None:
+    second = _second(stamp[:19])
+    if second is None:
         return None
     try:
-        return minute + int(stamp[17:19]) * SECOND_NS + int(stamp[20:26].rstrip("Z").ljust(6, "0") or 0) * 1000
+        return second + int(stamp[20:26].rstrip("Z").ljust(6, "0") or 0) * 1000
     except ValueError:
         return None
 
 
 @lru_cache(maxsize=256)
-def _minute(stamp: str) -> int | None:
+def _second(stamp: str) -> int | None:
     try:
-        return int(datetime.strptime(stamp, "%Y-%m-%dT%H:%M").replace(tzinfo=UTC).timestamp()) * SECOND_NS
+        minute = datetime.strptime(stamp[:16], "%Y-%m-%dT%H:%M").replace(tzinfo=UTC)
+        return (int(minute.timestamp()) + int(stamp[17:19])) * SECOND_NS
     except ValueError:
         return None
 
 
-@lru_cache(maxsize=4096)
+_OCTETS: Final = frozenset(map(str, range(256)))
+
+
 def network(ip: str, v4: int, v6: int) -> str:
     """Return the network of an address, "" for what is none. An IPv4-mapped address is the IPv4 address."""
+    # What nearly every address is takes no parser, and strangers with many addresses make no memo useless.
+    parts = ip.split(".")
+    if len(parts) == 4 and (v4 == 32 or v4 == 16) and _OCTETS.issuperset(parts):  # noqa: PLR1714, PLR2004
+        return ip if v4 == 32 else f"{parts[0]}.{parts[1]}.0.0/16"  # noqa: PLR2004
+    return _network(ip, v4, v6)
+
+
+@lru_cache(maxsize=4096)
+def _network(ip: str, v4: int, v6: int) -> str:
     try:
         address = ipaddress.ip_address(ip)
     except ValueError:

@@ -7,17 +7,29 @@ counting for small sets. Non-goal: removing.
 
 import hashlib
 import math
+from functools import lru_cache
 from typing import Final
 
 REGISTERS: Final = 256
 """Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
 _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 _BITS: Final = 56
+_SHARE: Final = tuple(2.0**-rank for rank in range(_BITS + 2))
+_LINEAR: Final = (0, *(round(REGISTERS * math.log(REGISTERS / empty)) for empty in range(1, REGISTERS + 1)))
+"""The estimate by linear counting, by the number of empty registers."""
 
 
 def digest(value: str, key: bytes) -> int:
     """Return a keyed 64-bit hash. `key` is up to 64 bytes and secret: who knows it can make collisions."""
-    return int.from_bytes(hashlib.blake2b(value.encode("utf-8", "surrogatepass"), digest_size=8, key=key).digest())
+    hasher = _keyed(key).copy()
+    hasher.update(value.encode("utf-8", "surrogatepass"))
+    return int.from_bytes(hasher.digest())
+
+
+@lru_cache(maxsize=8)
+def _keyed(key: bytes) -> "hashlib.blake2b":
+    # A copy of it costs half of what taking the key in anew does.
+    return hashlib.blake2b(digest_size=8, key=key)
 
 
 class Distinct:
@@ -27,24 +39,30 @@ class Distinct:
 
     def __init__(self, registers: bytes = b"") -> None:
         """Take the registers of `pack`, or none; raises ValueError when there are not 256 of at most 57."""
-        if registers and (len(registers) != REGISTERS or max(registers) > _BITS + 1):
+        if not registers:
+            self._registers = bytearray(REGISTERS)
+            self._empty, self._sum = REGISTERS, float(REGISTERS)
+            return
+        if len(registers) != REGISTERS or max(registers) > _BITS + 1:
             raise ValueError("not the registers of a sketch")
-        self._registers = bytearray(registers or REGISTERS)
+        self._registers = bytearray(registers)
         self._recount()
 
     def _recount(self) -> None:
         self._empty = self._registers.count(0)
-        self._sum = math.fsum(2.0**-rank for rank in self._registers)
+        self._sum = math.fsum(map(_SHARE.__getitem__, self._registers))
 
-    def add(self, hashed: int) -> None:
-        """Add a thing by its 64-bit hash."""
+    def add(self, hashed: int) -> bool:
+        """Add a thing by its 64-bit hash; returns whether that changed anything."""
         place = hashed & (REGISTERS - 1)
         rank = _BITS + 1 - (hashed >> 8).bit_length()
         was = self._registers[place]
-        if rank > was:
-            self._registers[place] = rank
-            self._empty -= was == 0
-            self._sum += 2.0**-rank - 2.0**-was
+        if rank <= was:
+            return False
+        self._registers[place] = rank
+        self._empty -= was == 0
+        self._sum += _SHARE[rank] - _SHARE[was]
+        return True
 
     def merge(self, other: "Distinct") -> None:
         """Become the sketch of both sets together."""
@@ -60,7 +78,7 @@ class Distinct:
         """Return the estimate."""
         estimate = _ALPHA * REGISTERS * REGISTERS / self._sum
         if estimate <= 2.5 * REGISTERS and self._empty:
-            return round(REGISTERS * math.log(REGISTERS / self._empty))
+            return _LINEAR[self._empty]
         return round(estimate)
 
     def pack(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import state_of, whole
 from ext_authz.monitor.detectors.finding import Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found
+from ext_authz.monitor.detectors.fold import ALLOWED, NONE, REFUSED, Fold, Found
 from ext_authz.monitor.detectors.seen import DAY, Seen, part
 from ext_authz.monitor.detectors.sketch import digest
 from ext_authz.monitor.detectors.table import Table
@@ -73,6 +73,7 @@ class NewPair(Fold):
     """The first use of a sensitive resource, or the first change of a kind, by a subject known for long."""
 
     name = "new_pair"
+    kinds = frozenset({ALLOWED})
 
     def __init__(self, params: PairParams | None = None, key: bytes = b"") -> None:
         self.params = params or PairParams()
@@ -118,7 +119,9 @@ class NewPair(Fold):
 
     def _is_sensitive(self, one: Seen) -> bool:
         attributes = part(one, "resource").get("attributes")
-        value = attributes.get(self.params.attribute) if isinstance(attributes, dict) else None
+        if not attributes or not isinstance(attributes, dict):
+            return False
+        value = attributes.get(self.params.attribute)
         return isinstance(value, str) and value.lower() in self.params.values
 
     def _first(self, known: _Pairs, pair: str, said: str) -> str:
@@ -160,6 +163,7 @@ class DormantIdentity(Fold):
     """A subject that comes back after a silence much longer than any before."""
 
     name = "dormant_identity"
+    kinds = frozenset({ALLOWED, REFUSED})
 
     def __init__(self, params: DormantParams | None = None) -> None:
         self.params = params or DormantParams()

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import ALLOWED, NONE, REFUSED, Fold, Found, kept
 from ext_authz.monitor.detectors.seen import HOUR, Seen
 from ext_authz.monitor.detectors.table import Table
 
@@ -117,6 +117,7 @@ class UnusualTime(Fold):
     """A verified subject at an hour of the week at which, going by its past, it is not to be expected."""
 
     name = "unusual_time"
+    kinds = frozenset({ALLOWED, REFUSED})
 
     def __init__(self, params: TimeParams | None = None) -> None:
         self.params = params or TimeParams()

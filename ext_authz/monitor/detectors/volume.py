@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
-from ext_authz.monitor.detectors.fold import NONE, Fold, Found, kept
+from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
 from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen
 from ext_authz.monitor.detectors.table import Table
 
@@ -62,6 +62,7 @@ class UnusualVolume(Fold):
     """Requests of a subject for a type of resource in one hour, against its own past and its peers'."""
 
     name = "unusual_volume"
+    kinds = frozenset({ALLOWED})
 
     def __init__(self, params: VolumeParams | None = None) -> None:
         self.params = params or VolumeParams()
@@ -99,7 +100,8 @@ class UnusualVolume(Fold):
             if known.n > self.params.limits.floor and known.alarmed != known.baseline.day
             else NONE
         )
-        known.baseline.note(hour * HOUR // DAY, known.n, self.params.limits)
+        if known.n > known.baseline.peak:
+            known.baseline.note(hour // 24, known.n, self.params.limits)
         return found
 
     def _turn(self, key: str, kind: str, known: _Hours, hour: int) -> None:
