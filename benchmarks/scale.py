@@ -78,7 +78,10 @@ def one_monitor(count, subjects):
         (f"events, of {subjects:,} subjects by a Zipf law", f"{count:,}"),
         ("CPU for each, from its JSON to the findings", f"{each * 1e6:.1f} µs"),
         ("of it reading JSON (orjson)", f"{parsing * 1e6:.1f} µs"),
-        ("of it all nine detectors, reading the event, and counting the day's subjects", f"{(each - parsing) * 1e6:.1f} µs"),
+        (
+            "of it all nine detectors, reading the event, and counting the day's subjects",
+            f"{(each - parsing) * 1e6:.1f} µs",
+        ),
         ("events a second that one core carries", f"{1 / each:,.0f}"),
         ("process afterwards", f"{rss:,.0f} MiB"),
         ("snapshot", f"{size / 2**20:,.0f} MiB in {time.process_time() - begun:.2f} s"),
