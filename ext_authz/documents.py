@@ -6,6 +6,7 @@ keys, tags and merge keys are mistakes. Non-goal: knowing any schema.
 """
 
 import difflib
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -15,6 +16,8 @@ import yaml
 MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 4_000_000
+_PIN: Final = re.compile(r"""(pin-value(?:=|%3[Dd]))[^\s&"']+""")
+"""A PIN in a `pkcs11:` URI (RFC 7512), which is refused and must not be in the refusal, that is, in logs."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -48,7 +51,7 @@ class Diagnostic:
         lines = texts[self.mark.file].splitlines()
         if not 0 < self.mark.line <= len(lines):
             return head
-        line = lines[self.mark.line - 1].replace("\t", " ")
+        line = _PIN.sub(r"\1…", lines[self.mark.line - 1].replace("\t", " "))
         return f"{head}\n  {line}\n  {' ' * (self.mark.column - 1)}^"
 
 

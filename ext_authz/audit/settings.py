@@ -53,6 +53,8 @@ def _signing_key(value: object, info: ValidationInfo) -> KeyReference:
     key = _key(value, info)
     if key.scheme == "awskms":
         raise mistake("checkpoints are signed by `file:PATH` or `vault:KEY`; AWS KMS has no Ed25519 key for it")
+    if key.scheme == "pkcs11":
+        raise mistake("checkpoints are signed by `file:PATH` or `vault:KEY`; a `pkcs11:` key encrypts only")
     return key
 
 
@@ -105,7 +107,7 @@ class EncryptionSettings(Settings):
     """Which key wraps the data keys of the trail's segments."""
 
     key: KeySetting
-    """`file:PATH` (a keyring), `vault:[MOUNT/]KEY` or `awskms:KEY`."""
+    """`file:PATH` (a keyring), `vault:[MOUNT/]KEY`, `awskms:KEY`, or a `pkcs11:` URI of a key in a token."""
 
 
 class SigningSettings(Settings):

@@ -16,7 +16,7 @@ from ext_authz.audit.signing import DEFAULT_FILE as SIGNING_FILE
 from ext_authz.audit.signing import open_signer
 from ext_authz.audit.trail import segments
 from ext_authz.envelope.errors import KeyUnavailableError
-from ext_authz.envelope.keys import KeyProvider, KeyReference, open_key
+from ext_authz.envelope.keys import DATA_KEY_BYTES, KeyProvider, KeyReference, open_key
 from ext_authz.envelope.keys.keyring import ID_BYTES, KEY_BYTES, create_keyring
 
 KEY_FILE: Final = "audit.key"
@@ -50,7 +50,7 @@ class TrailKeys:
     def prepare(self, entropy: Callable[[int], bytes] = os.urandom) -> list[str]:
         """Make the keys that are missing, before anything is written; return the warnings that every start gives.
 
-        Raises KeyUnavailableError where a key cannot be made, or must not be.
+        Raises KeyUnavailableError where a key cannot be made, or must not be, or where a token does not wrap.
         """
         warnings = []
         if self._made_here:
@@ -66,6 +66,9 @@ class TrailKeys:
                 f"the audit trail is encrypted with `{path}` on this machine: that protects copies of the trail, not"
                 " the trail from whoever reads this machine's files (`audit.encryption` names a key elsewhere)"
             )
+        if self.encryption.scheme == "pkcs11":
+            # One process tries the PIN before all of them do: tokens count wrong ones, and lock.
+            self.open().wrap(bytes(DATA_KEY_BYTES), {"app": "ext-authz", "purpose": "start"})
         open_signer(self.signing, self._environ, create=self._signing is None)
         if self._signing is None:
             warnings.append(

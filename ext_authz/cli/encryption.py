@@ -49,7 +49,7 @@ TypeOption = Annotated[
     str, typer.Option("--data-type", metavar="TYPE", help="Such as `dataset` or `model`; bound too.")
 ]
 KeyOption = Annotated[
-    str, typer.Option("--key", metavar="KEY", help="`file:PATH`, `vault:[MOUNT/]KEY` or `awskms:KEY`.")
+    str, typer.Option("--key", metavar="KEY", help="`file:PATH`, `vault:[MOUNT/]KEY`, `awskms:KEY`, a `pkcs11:` URI.")
 ]
 KeyringArgument = Annotated[Path, typer.Argument(metavar="PATH", help="The keyring's file.")]
 

@@ -41,7 +41,7 @@ TrailKeyOption = Annotated[
     typer.Option(
         "--key",
         metavar="KEY",
-        help="The trail's key (`file:PATH`, `vault:KEY`, `awskms:KEY`); else the configured one.",
+        help="The trail's key (`file:PATH`, `vault:KEY`, `awskms:KEY`, `pkcs11:…`); else the configured one.",
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]

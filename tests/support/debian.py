@@ -20,6 +20,7 @@ PACKAGES = {
     "nats-server": ("nats-server",),
     "promtool": ("prometheus",),
     "chromium": ("chromium", "chromium-common", DEPENDENCIES),
+    "softhsm2-util": ("softhsm2", "libsofthsm2", "softhsm2-common"),
     "strace": ("strace", "libunwind8"),
     "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
 }  # fmt: skip

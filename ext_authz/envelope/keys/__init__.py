@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final, Literal, Protocol
 
 from ext_authz.documents import did_you_mean
+from ext_authz.envelope.keys.pkcs11_uri import parse_token_key
 from ext_authz.settings import shown
 
 Context = Mapping[str, str]
 """What is bound to a wrapped key: names and values in clear text, seen by the key service and in its logs."""
 
 DATA_KEY_BYTES: Final = 32
-SCHEMES: Final = ("file", "vault", "awskms")
+SCHEMES: Final = ("file", "vault", "awskms", "pkcs11")
 
 _NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 _VAULT = re.compile(rf"(?:(?P<mount>{_NAME}(?:/{_NAME})*)/)?(?P<key>{_NAME})\Z")
@@ -53,9 +54,9 @@ class KeyProvider(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class KeyReference:
-    """A key as a user names it: `file:PATH`, `vault:[MOUNT/]KEY` or `awskms:KEY`."""
+    """A key as a user names it: `file:PATH`, `vault:[MOUNT/]KEY`, `awskms:KEY` or a `pkcs11:` URI."""
 
-    scheme: Literal["file", "vault", "awskms"]
+    scheme: Literal["file", "vault", "awskms", "pkcs11"]
     rest: str
 
     def __str__(self) -> str:
@@ -77,6 +78,8 @@ def parse_reference(text: str, base: Path | None = None) -> KeyReference:
             if not _VAULT.match(rest):
                 raise ValueError(f"{shown(text)} is not `vault:[MOUNT/]KEY` (letters, digits, `.`, `_`, `-`)")
             return KeyReference("vault", rest)
+        case "pkcs11":
+            return KeyReference("pkcs11", parse_token_key(rest, base).rest)
         case _:
             if not _AWS.match(rest):
                 raise ValueError(f"{shown(text)} is not `awskms:` with a key id, an alias (`alias/NAME`) or an ARN")
@@ -103,6 +106,10 @@ def open_key(reference: KeyReference, environ: Mapping[str, str]) -> KeyProvider
             from ext_authz.envelope.keys.awskms import KmsKey
 
             return KmsKey.connect(reference.rest)
+        case "pkcs11":
+            from ext_authz.envelope.keys.pkcs11_key import Pkcs11Key
+
+            return Pkcs11Key(parse_token_key(reference.rest), environ)
 
 
 def context_bytes(context: Context) -> bytes:

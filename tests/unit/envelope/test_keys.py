@@ -7,6 +7,7 @@ import boto3
 import fake_transit
 import moto
 import pytest
+import softhsm
 from envelopes import NAME, provider
 
 from ext_authz.envelope.errors import AlteredError, KeyUnavailableError
@@ -43,7 +44,7 @@ def kms_key(client):
     return client.create_key()["KeyMetadata"]["Arn"]
 
 
-@pytest.fixture(params=["file", "memory", "vault", "awskms", "live vault"])
+@pytest.fixture(params=["file", "memory", "vault", "awskms", "pkcs11", "live vault"])
 def keys(request):
     """The key under test, and another of its kind."""
     match request.param:
@@ -57,6 +58,12 @@ def keys(request):
         case "awskms":
             client = request.getfixturevalue("aws")
             yield KmsKey.connect(kms_key(client)), KmsKey.connect(kms_key(client))
+        case "pkcs11":
+            token = softhsm.Token(request.getfixturevalue("tmp_path"))
+            for name in ("one", "two"):
+                token.key(name)
+            one, two = (parse_reference(token.uri(name)) for name in ("one", "two"))
+            yield open_key(one, token.environment), open_key(two, token.environment)
         case _:
             if not LIVE:
                 pytest.skip("EXT_AUTHZ_TEST_VAULT_KEY names no key of a running Vault")
@@ -302,7 +309,7 @@ def test_a_reference_reads_back_as_it_was_written(text):
         ("vault:k?x", "is not `vault:"),
         ("awskms:alias/ x", "is not `awskms:`"),
         ("awskms:arn:aws:s3:::bucket", "is not `awskms:`"),
-        ("pkcs11:x", "is not a key such as"),
+        ("pkcs12:x", "is not a key such as"),
     ],
 )
 def test_a_reference_that_names_no_key_is_refused(text, message):
