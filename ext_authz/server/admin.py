@@ -21,7 +21,7 @@ from ext_authz.server.admin_hosts import Names, is_ours
 from ext_authz.server.admin_pages import AdminPages, AdminReply, AdminRequest, BadFormError, fields_of
 from ext_authz.server.admin_sockets import BoundedServer, TimedReader, TooLongError, bind_unix
 from ext_authz.server.admin_tls import AdminTls
-from ext_authz.server.exposition import CONTENT_TYPE as METRICS_TYPE
+from ext_authz.server.exposition import CONTENT_TYPE, OPENMETRICS_TYPE, wants_openmetrics
 from ext_authz.server.sessions import LIFETIME_SECONDS, Session, Sessions
 from ext_authz.server.transport import BindError, TlsFiles, sockets
 
@@ -166,8 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
             log.line("admin", f"{method} {path if path in _OPEN else 'page'}: {type(error).__name__}: {error}")
             return _problem(HTTPStatus.INTERNAL_SERVER_ERROR)
 
-    @staticmethod
-    def _open(pages: AdminPages, method: str, path: str) -> AdminReply:
+    def _open(self, pages: AdminPages, method: str, path: str) -> AdminReply:
         if method != "GET":
             return _not_allowed(["GET", "HEAD"])
         match path:
@@ -178,7 +177,9 @@ class _Handler(BaseHTTPRequestHandler):
                 body = f"not ready: {why}\n" if why else "ok\n"
                 return AdminReply(body.encode(), 503 if why else 200, "text/plain; charset=utf-8")
             case "/metrics":
-                return AdminReply(pages.metrics(), content_type=METRICS_TYPE)
+                openmetrics = wants_openmetrics(",".join(self.headers.get_all("accept", [])))
+                kind = OPENMETRICS_TYPE if openmetrics else CONTENT_TYPE
+                return AdminReply(pages.metrics(openmetrics), content_type=kind, headers=(("vary", "accept"),))
             case _:
                 return AdminReply(pages.jwks(), content_type="application/jwk-set+json")
 

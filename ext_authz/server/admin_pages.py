@@ -55,13 +55,14 @@ Handler = Callable[[AdminRequest], AdminReply]
 class AdminPages:
     """What the listener shows.
 
-    `ready` returns "" or why the sidecar is not ready; `metrics` Prometheus text; `jwks` the JSON of our public keys.
+    `ready` returns "" or why the sidecar is not ready; `metrics` Prometheus text, or OpenMetrics where it is called
+    with True; `jwks` the JSON of our public keys.
     `gated` maps (method, path) to a handler that sees only requests with a credential. `token` returns the bearer
     token, "" where none is configured.
     """
 
     ready: Callable[[], str]
-    metrics: Callable[[], bytes]
+    metrics: Callable[[bool], bytes]
     jwks: Callable[[], bytes] = lambda: b'{"keys":[]}'
     gated: Mapping[tuple[str, str], Handler] = field(default_factory=dict)
     token: Callable[[], str] = str

@@ -304,7 +304,7 @@ class Control:
         except OSError:
             return ""
 
-    def _render(self) -> bytes:
+    def _render(self, openmetrics: bool) -> bytes:  # noqa: FBT001  the listener's callback has one argument
         now = time.time()
         self._registry.gauge(READY, not self._not_ready())
         self._registry.gauge(SPOOL_BYTES, self._exporter.spool_bytes())
@@ -312,7 +312,7 @@ class Control:
         if self._monitor is not None:
             self._registry.gauge(MONITOR_LAG, self._monitor.behind_seconds)
             self._registry.gauge(MONITOR_QUARANTINES, self._monitor.quarantines)
-        return render([*self._counted(), self._ledger(now), self._ages(now)], now)
+        return render([*self._counted(), self._ledger(now), self._ages(now)], now, openmetrics=openmetrics)
 
     def _counted(self) -> list[Snapshot]:
         """Return what every process has counted."""

@@ -189,9 +189,13 @@ class WorkerMetrics(Registry):
         self._buckets = [0] * (len(BOUNDS_NS) + 1)
         self._sum_ns = 0
         self._skewed = 0
+        self._exemplars: list[tuple[str, int, float] | None] = [None] * len(self._buckets)
 
-    def observe(self, outcome: Outcome, duration_ns: int) -> None:
-        """Count one answered check that took `duration_ns` nanoseconds."""
+    def observe(self, outcome: Outcome, duration_ns: int, trace: str = "") -> None:
+        """Count one answered check that took `duration_ns` nanoseconds.
+
+        With `trace`, the id of the trace that its span is in, it becomes its bucket's exemplar.
+        """
         decision, context = outcome.decision, outcome.context
         seen = (decision.allowed, decision.reason, decision.policies, decision.shadow)
         bucket = bisect_left(BOUNDS_NS, duration_ns)
@@ -202,6 +206,8 @@ class WorkerMetrics(Registry):
             self._buckets[bucket] += 1
             self._sum_ns += duration_ns
             self._skewed += skewed
+            if trace:
+                self._exemplars[bucket] = (trace, duration_ns, time.time())
             if len(pending) > _MAX_PENDING:
                 self._fold()
 
@@ -236,7 +242,13 @@ class WorkerMetrics(Registry):
         self._counters[key] = self._counters.get(key, 0) + count
 
     def _histogram(self) -> Snapshot:
-        return {"bounds": list(BOUNDS_NS), "buckets": list(self._buckets), "sum": self._sum_ns}
+        exemplars = [[index, *each] for index, each in enumerate(self._exemplars) if each is not None]
+        return {
+            "bounds": list(BOUNDS_NS),
+            "buckets": list(self._buckets),
+            "sum": self._sum_ns,
+            "exemplars": exemplars,
+        }
 
 
 _BY_POLICY: Final = frozenset({Reason.ALLOWED, Reason.DENIED_BY_POLICY})

@@ -264,7 +264,8 @@ class Service:
         return done + [self._closed(partial(self._recorded, *each)) for each in decided[count:]]
 
     def _answered(self, outcome: Outcome, wire: bytes, duration_ns: int) -> bytes | Wait:
-        self._metrics.observe(outcome, duration_ns)
+        trace = "" if self._tracer is None else self._tracer.trace_of(outcome)
+        self._metrics.observe(outcome, duration_ns, trace)
         decision = outcome.decision
         if decision.audit_logged and decision.allowed:
             return Wait(wire, outcome)

@@ -117,6 +117,11 @@ class Tracer:
             self._dropped += 1
         self._open[outcome.decision_id] = (data, outcome.facts.header(HEADER) if outcome.facts is not None else None)
 
+    def trace_of(self, outcome: Outcome) -> str:
+        """Return the id of the trace that a check's span will be in, "" where it has none."""
+        known = self._open.get(outcome.decision_id)
+        return "" if known is None else known[0].parent.trace_id.hex()
+
     def end(self, outcome: Outcome) -> None:
         """End the span of a check whose answer is ready; `outcome` is what was answered."""
         known = self._open.pop(outcome.decision_id, None)

@@ -76,7 +76,7 @@ class Operators:
         self.token = TOKEN
         pages = AdminPages(
             ready=lambda: "",
-            metrics=lambda: b"",
+            metrics=lambda _: b"",
             gated=self.desk.gated(),
             token=lambda: self.token,
             login=self.desk.login,

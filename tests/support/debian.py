@@ -19,6 +19,7 @@ PACKAGES = {
     ),
     "nats-server": ("nats-server",),
     "promtool": ("prometheus",),
+    "prometheus": ("prometheus",),
     "chromium": ("chromium", "chromium-common", DEPENDENCIES),
     "softhsm2-util": ("softhsm2", "libsofthsm2", "softhsm2-common"),
     "strace": ("strace", "libunwind8"),

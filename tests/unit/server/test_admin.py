@@ -38,7 +38,7 @@ def broken(_: AdminRequest) -> AdminReply:
 def pages(**changes) -> AdminPages:
     defaults = {
         "ready": lambda: "",
-        "metrics": lambda: b"ext_authz_checks_total 1\n",
+        "metrics": lambda _: b"ext_authz_checks_total 1\n",
         "gated": {("GET", "/config"): echo, ("POST", "/explain"): echo, ("GET", "/broken"): broken},
         "token": lambda: TOKEN,
     }
@@ -103,6 +103,12 @@ def test_the_open_pages_answer_everybody(serve):
     metrics = ask(server, "/metrics?x=1")
     assert metrics.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
     assert metrics.body == b"ext_authz_checks_total 1\n"
+    assert metrics.headers["vary"] == "accept"
+    other = ask(
+        serve(metrics=lambda openmetrics: b"%d" % openmetrics), "/metrics", accept="application/openmetrics-text"
+    )
+    assert other.headers["content-type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    assert other.body == b"1"
     assert json.loads(ask(server, "/.well-known/jwks.json").body) == {"keys": [1]}
 
 
@@ -416,7 +422,7 @@ def test_bodies_that_drip_in_keep_no_probe_waiting(serve):
 
 
 def test_answers_that_nobody_takes_keep_no_probe_waiting(serve):
-    server = serve(metrics=lambda: b"x" * 8_000_000)
+    server = serve(metrics=lambda _: b"x" * 8_000_000)
     host, _, port = server.address.rpartition(":")
     with contextlib.ExitStack() as stack:
         for _ in range(40):
@@ -431,7 +437,7 @@ def test_answers_that_nobody_takes_keep_no_probe_waiting(serve):
 
 def test_an_answer_is_to_be_taken_within_its_time_however_it_is_nibbled_at(serve, monkeypatch):
     monkeypatch.setattr(admin, "REQUEST_SECONDS", 0.5)
-    server = serve(metrics=lambda: b"x" * 24_000_000)
+    server = serve(metrics=lambda _: b"x" * 24_000_000)
     host, _, port = server.address.rpartition(":")
     with socket.socket() as held:
         held.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)

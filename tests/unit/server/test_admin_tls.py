@@ -33,7 +33,7 @@ def config(_: AdminRequest) -> AdminReply:
 def pages(**changes) -> AdminPages:
     defaults = {
         "ready": lambda: "",
-        "metrics": lambda *_: b"ext_authz_checks_total 1\n",
+        "metrics": lambda _: b"ext_authz_checks_total 1\n",
         "gated": {("GET", "/config"): config, ("GET", "/"): config},
         "token": lambda: TOKEN,
         "login": lambda status: AdminReply(b"login", status),
@@ -226,7 +226,7 @@ def test_a_handshake_has_its_time_however_it_drips_in(serve, monkeypatch):
 
 def test_an_answer_is_to_be_taken_within_its_time_here_too(serve, authority, monkeypatch):
     monkeypatch.setattr(admin, "REQUEST_SECONDS", 1.0)
-    server = serve(metrics=lambda *_: b"x" * 24_000_000)
+    server = serve(metrics=lambda _: b"x" * 24_000_000)
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         plain.settimeout(20)

@@ -5,6 +5,7 @@ import threading
 from dataclasses import replace
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 from wire_requests import AT_NS
 
@@ -264,3 +265,95 @@ def test_a_link_planted_in_the_folder_is_not_followed(tmp_path):
     (folder / "worker-0.new").symlink_to(victim)
     assert MetricsWriter(WorkerMetrics(), folder, "worker-0").write() is False
     assert victim.read_text() == "precious"
+
+
+TRACES = ("1" * 32, "2" * 32, "3" * 32)
+
+
+def exemplars(snapshots: list) -> dict[str, tuple[str, float]]:
+    text = exposition.render(snapshots, NOW, openmetrics=True).decode()
+    assert text.endswith("# EOF\n")
+    return {
+        sample.labels["le"]: (sample.exemplar.labels["trace_id"], sample.exemplar.value)
+        for family in openmetrics_families(text)
+        for sample in family.samples
+        if sample.exemplar is not None
+    }
+
+
+def test_of_all_workers_each_bucket_shows_the_last_traced_check(monkeypatch):
+    times = iter((10.0, 12.0, 11.0))
+    monkeypatch.setattr(metrics.time, "time", lambda: next(times))
+    one, two = WorkerMetrics("worker-0"), WorkerMetrics("worker-1")
+    one.observe(outcome(Reason.ALLOWED), 60_000, TRACES[0])
+    one.observe(outcome(Reason.ALLOWED), 2_000_000_000, TRACES[1])
+    two.observe(outcome(Reason.ALLOWED), 70_000, TRACES[2])
+    two.observe(outcome(Reason.ALLOWED), 71_000)  # not traced
+    snapshots = [one.snapshot(NOW), two.snapshot(NOW)]
+    found = {"0.0001": (TRACES[2], 7e-05), "+Inf": (TRACES[1], 2.0)}
+    assert exemplars(snapshots) == found
+    assert exemplars(snapshots[::-1]) == found
+    assert exemplars(json.loads(json.dumps(snapshots))) == found, "as it goes through a file"
+    assert TRACES[1] not in exposition.render(snapshots, NOW).decode(), "the older format has no place for them"
+    assert parsed(snapshots)[f"{metrics.DURATION}_count"] == 4
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        [3, "1" * 32, 60_000, 1.0],  # of another bucket
+        [2, "1" * 31, 60_000, 1.0],
+        [2, 'x"} 1\n', 60_000, 1.0],
+        [2, "1" * 32, "60000", 1.0],
+        [2, "1" * 32, 60_000, "x"],
+        [2, "1" * 32],
+        7,
+    ],
+)
+def test_an_exemplar_that_is_none_takes_its_snapshot_with_it_and_nothing_else(broken):
+    worker = WorkerMetrics("worker-0")
+    worker.observe(outcome(Reason.ALLOWED), 60_000, TRACES[0])
+    good, bad = worker.snapshot(NOW), worker.snapshot(NOW) | {"exemplars": [broken]}
+    assert exemplars([good, bad]) == {"0.0001": (TRACES[0], 6e-05)}
+    assert parsed([good, bad])[f"{metrics.DURATION}_count"] == 1
+
+
+def test_both_formats_say_the_same():
+    worker = WorkerMetrics("worker-0")
+    worker.revision = "r"
+    worker.observe(outcome(Reason.ALLOWED, ("a",)), 60_000, TRACES[0])
+    snapshots = [worker.snapshot(NOW)]
+    openmetrics = {
+        f"{sample.name}{json.dumps(sample.labels, sort_keys=True) if sample.labels else ''}": sample.value
+        for family in openmetrics_families(exposition.render(snapshots, NOW, openmetrics=True).decode())
+        for sample in family.samples
+    }
+    assert openmetrics == parsed(snapshots)
+
+
+PROMETHEUS_3 = (
+    "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,application/openmetrics-text;"
+    "version=0.0.1;q=0.5,text/plain;version=1.0.0;q=0.4,text/plain;version=0.0.4;q=0.3,*/*;q=0.2"
+)
+
+
+@pytest.mark.parametrize(
+    ("accept", "wants"),
+    [
+        ("", False),
+        ("*/*", False),
+        ("text/plain", False),
+        ("application/openmetrics-text", True),
+        ("Application/OpenMetrics-Text; version=1.0.0; charset=utf-8", True),
+        (PROMETHEUS_3, True),
+        ("application/vnd.google.protobuf;q=0.9,text/plain;version=0.0.4;q=0.5,*/*;q=0.1", False),
+        ("application/openmetrics-text;q=0", False),
+        ("application/openmetrics-text;q=0.1,text/plain;q=0.9", False),
+        ("application/openmetrics-text;q=nan,text/plain", False),
+        ("application/openmetrics-text;q=1e9,text/plain", False),
+        ("application/openmetrics-textual", False),
+        (",;,;q=;=,", False),
+    ],
+)
+def test_openmetrics_is_for_who_likes_nothing_of_text_better(accept, wants):
+    assert exposition.wants_openmetrics(accept) is wants

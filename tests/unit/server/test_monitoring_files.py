@@ -76,6 +76,21 @@ def test_prometheus_takes_the_rules_and_they_fire_when_they_should(command):
     assert "SUCCESS" in done.stdout
 
 
+def test_promtool_finds_nothing_to_say_about_what_a_scraper_gets():
+    program = debian.needed("promtool")
+    counted = WorkerMetrics("worker-0")
+    counted.revision = "r"
+    counted.observe(Outcome(Decision(False, Reason.NO_ROUTE), "id", "r", 0), 60_000, "1" * 32)
+    done = subprocess.run(
+        [program.path, "check", "metrics"],
+        input=render([counted.snapshot(0)], 0),
+        env=program.environment,
+        capture_output=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
 def test_every_rule_is_tested_and_has_a_page_in_the_runbook():
     tests = yaml.safe_load((RULES.parent / "alerts_test.yaml").read_text())["tests"]
     fires = {one["alertname"] for each in tests for one in each["alert_rule_test"] if one["exp_alerts"]}

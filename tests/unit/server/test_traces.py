@@ -101,6 +101,16 @@ def test_what_could_not_be_sent_is_counted(monkeypatch):
     assert counted == [("failed", 1)]
 
 
+def test_the_trace_of_a_check_is_known_until_its_answer_is_ready():
+    made, _ = tracer(Collector())
+    made.begin(traced(b"x", PARENT), outcome())
+    made.begin(b"x", outcome("b"))
+    assert made.trace_of(outcome()) == TRACE
+    assert not made.trace_of(outcome("b"))
+    made.end(outcome())
+    assert not made.trace_of(outcome())
+
+
 def test_an_untraced_check_leaves_nothing_behind():
     made, _ = tracer(Collector())
     made.begin(b"x", outcome())
