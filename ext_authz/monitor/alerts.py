@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Final
 
+from ext_authz.audit.event import timestamp
 from ext_authz.monitor.detectors.finding import Finding, Severity
 
 SECOND: Final = 1_000_000_000
@@ -77,6 +78,31 @@ class _Hour:
     told: int = 0
     more: int = 0
     worst: Severity = Severity.LOW
+
+
+def record(alert: Alert) -> dict[str, Any]:
+    """Return what an alert's event says."""
+    said: dict[str, Any] = {
+        "alert": alert.name,
+        "told": alert.told,
+        "status": "firing" if alert.firing else "resolved",
+        "detector": alert.detector,
+        "severity": alert.severity.value,
+        "explanation": alert.explanation,
+        "evidence": list(alert.evidence),
+        "findings": alert.findings,
+        "since": timestamp(alert.since_ns),
+        "last": timestamp(alert.last_ns),
+        "until": timestamp(alert.until_ns),
+    }
+    others = {
+        "subject": alert.subject,
+        "source": alert.source,
+        "claimed_subject": alert.claimed,
+        "about": alert.about,
+        "response": dict(alert.done),
+    }
+    return said | {name: value for name, value in others.items() if value}
 
 
 class Alerts:

@@ -13,6 +13,7 @@ from ext_authz.state.changes import Change, Kind
 
 BY: Final = "monitor"
 PAGE: Final = 1024
+_DAY_NS: Final = 86_400 * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,11 @@ class Held:
         self._store_id = ""
         self._last = 0
         self._version: object = None
+        self._risks_by_day: dict[int, int] = {}
+
+    def risks_on(self, day: int) -> int:
+        """Return how many risks monitors of all hosts recorded on that day (UTC, days since 1970)."""
+        return self._risks_by_day.get(day, 0)
 
     def follow(self, store: Store) -> list[Withdrawn]:
         """Take in what is new; return what was withdrawn by others. Raises StoreError."""
@@ -63,7 +69,7 @@ class Held:
         page = store.read(0, 0)
         if page.store_id != self._store_id or page.last_id < self._last:
             self._store_id, self._last = page.store_id, 0
-            self.risks, self.quarantines = {}, {}
+            self.risks, self.quarantines, self._risks_by_day = {}, {}, {}
         last = page.last_id
         while self._last < last:
             page = store.read(self._last, PAGE)
@@ -71,6 +77,9 @@ class Held:
                 return found
             for change in page.changes:
                 self._last = change.id
+                if _is_risk(change) and change.id not in page.repeats:
+                    day = change.at_ns // _DAY_NS
+                    self._risks_by_day[day] = self._risks_by_day.get(day, 0) + 1
                 taken_back = self._apply(change, ours=change.by == BY and change.id not in page.origins)
                 if taken_back is not None:
                     found.append(taken_back)
@@ -100,8 +109,14 @@ class Held:
 
     def prune(self, now: int) -> None:
         """Forget what has ended (`now` in Unix seconds)."""
+        today = now // 86_400
+        self._risks_by_day = {day: count for day, count in self._risks_by_day.items() if abs(day - today) <= 1}
         self.risks = {subject: each for subject, each in self.risks.items() if each.ends_at > now}
         self.quarantines = {subject: each for subject, each in self.quarantines.items() if each.ends_at > now}
+
+
+def _is_risk(change: Change) -> bool:
+    return change.kind is Kind.RISK and change.by == BY and not change.withdraw
 
 
 def _end(change: Change) -> int:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Final
 
+from ext_authz.audit.event import timestamp
 from ext_authz.model import Risk
 from ext_authz.monitor.detectors.finding import Finding, Severity
 from ext_authz.monitor.detectors.seen import MAX_TEXT
@@ -80,6 +81,17 @@ class Verdict:
     risk: Risk | None = None
     quarantine: Proposal | None = None
     withheld: Withheld | None = None
+
+    def done(self) -> dict[str, Any]:
+        """Return it as an alert tells it."""
+        done: dict[str, Any] = {}
+        if self.risk is not None:
+            done["risk"] = self.risk.value
+        if self.quarantine is not None:
+            done["quarantine_until"] = timestamp(self.quarantine.ends_at * SECOND)
+        if self.withheld is not None:
+            done["withheld"] = self.withheld.value
+        return done
 
 
 @dataclass(slots=True)

@@ -20,18 +20,18 @@ from ext_authz.audit.sealing import OpenKey
 from ext_authz.audit.spool import AuditUnavailable, Spool
 from ext_authz.audit.trail import segments
 from ext_authz.envelope.errors import EnvelopeError
-from ext_authz.model import Risk
-from ext_authz.monitor.alerts import Alert, Alerts
+from ext_authz.monitor.alerts import Alert, Alerts, record
 from ext_authz.monitor.detectors import Detectors
 from ext_authz.monitor.detectors.finding import Finding
 from ext_authz.monitor.detectors.seen import seen
 from ext_authz.monitor.feeds import Feed
-from ext_authz.monitor.held import BY, Held
+from ext_authz.monitor.held import Held
 from ext_authz.monitor.memory import Memory
-from ext_authz.monitor.risk import SECOND, RiskBook, Verdict
+from ext_authz.monitor.publish import due, quarantine
+from ext_authz.monitor.risk import DAY, SECOND, RiskBook
 from ext_authz.monitor.settings import MonitorSettings
 from ext_authz.state import Store, StoreError
-from ext_authz.state.changes import Change, Kind
+from ext_authz.state.changes import Change
 
 TICK_SECONDS: Final = 0.25
 PAUSE_SECONDS: Final = 0.1
@@ -42,16 +42,8 @@ CHANGES_A_TICK: Final = 50
 """Risks that are written at once; the others a tick later."""
 OLD_NEWS_NS: Final = 3600 * SECOND
 """When a trail is read for the first time, what is older teaches the detectors and raises no alert."""
-RENEWED: Final = 600
-"""A recorded risk is recorded again, longer, where that makes at least so many seconds."""
-_LEVELS: Final = {risk: place for place, risk in enumerate(Risk)}
-_MAX_REASON: Final = 1024
 _FORGIVEN_NS: Final = 86_400 * SECOND
-_AHEAD_NS: Final = 3600 * SECOND
-"""A monitor's quarantine that was imposed so much later than now was imposed by a clock that is not to be believed."""
 _BACK_NS: Final = 86_400 * SECOND
-_SETTLED_NS: Final = 60 * SECOND
-"""So long after a quarantine one of another host may turn up that came before it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +78,7 @@ class Monitor:
         self._first = False
         self._ready = False
         self._dirty = False
+        self._full = False
         self._save_at = 0.0
         self._tick_at = 0.0
         self._forget_at = 0.0
@@ -239,19 +232,10 @@ class Monitor:
     def _follow_up(self, finding: Finding, now_ns: int) -> None:
         verdict = self._risk.take(finding, now_ns, self._in_force(finding.subject))
         if verdict.quarantine is not None:
-            self._outbox.append(
-                Change(
-                    Kind.QUARANTINE,
-                    BY,
-                    now_ns,
-                    reason=_printable(f"{finding.detector}: {finding.explanation}"),
-                    subject=verdict.quarantine.subject,
-                    expires_at=verdict.quarantine.ends_at,
-                )
-            )
+            self._outbox.append(quarantine(finding, verdict.quarantine, now_ns))
         if verdict.withheld is not None:
             self._place.count("withheld", verdict.withheld)
-        self._outbox += self._alerts.take(finding, _done(verdict))
+        self._outbox += self._alerts.take(finding, verdict.done())
 
     def _tick(self) -> None:
         now_ns = self._clock_ns()
@@ -292,46 +276,19 @@ class Monitor:
             self._place.count("alert", alert.detector)
 
     def _publish(self, now_ns: int) -> None:
-        """Bring the store to what is known here: never below it, and lower only what was recorded here."""
-        store, now = self._opened(), now_ns // SECOND
-        own = {subject: (risk, ends_at) for subject, risk, ends_at in self._risk.levels(now_ns)}
-        changes: list[Change] = []
-        for subject, (risk, ends_at) in sorted(own.items(), key=lambda item: -_LEVELS[item[1][0]]):
-            held = self._held.risks.get(subject)
-            known = _LEVELS[held.risk] if held is not None and held.ends_at > now else 0
-            lower = held is not None and held.ours and known > _LEVELS[risk]
-            longer = held is not None and known == _LEVELS[risk] and ends_at - held.ends_at >= RENEWED
-            if known < _LEVELS[risk] or lower or longer:
-                changes.append(Change(Kind.RISK, BY, now_ns, subject=subject, risk=risk, expires_at=ends_at))
-        changes += [
-            Change(Kind.RISK, BY, now_ns, subject=subject, withdraw=True)
-            for subject, held in self._held.risks.items()
-            if held.ours and held.ends_at > now and subject not in own
-        ]
-        changes += [
-            Change(Kind.QUARANTINE, BY, now_ns, why, subject=subject, withdraw=True)
-            for subject, why in self._mistaken(now_ns)
-        ]
-        for change in [each for each in changes if each.problem() is None][:CHANGES_A_TICK]:
+        """Bring the store to what is known here."""
+        store = self._opened()
+        changes = due(self._risk, self._held, now_ns, self._settings.risk_changes)
+        full = self._held.risks_on(now_ns // SECOND // DAY) >= self._settings.risk_changes
+        if full and not self._full:
+            self._place.count("withheld", "risk_changes")
+            self._place.say(f"{self._settings.risk_changes} risks were recorded today (UTC): no more until tomorrow")
+        self._full = full
+        for change in changes[:CHANGES_A_TICK]:
             store.append(change)
         if changes:
             self._dirty = True
             self._read_store()
-
-    def _mistaken(self, now_ns: int) -> Iterator[tuple[str, str]]:
-        """Yield the quarantines by monitors that should not be: (subject, why)."""
-        now, params = now_ns // SECOND, self._risk.params
-        longest = max(params.longest, params.first) + _AHEAD_NS // SECOND
-        held = [(each.at_ns, subject, each) for subject, each in self._held.quarantines.items()]
-        held = sorted((each for each in held if each[2].monitored and each[2].ends_at > now), key=lambda each: each[:2])
-        foreign = False
-        for place, (at_ns, subject, each) in enumerate(held):
-            # Both: a store may stamp a change later than its time, behind another of the same subject.
-            if at_ns > now_ns + _AHEAD_NS and each.ends_at > now + longest:
-                yield subject, "imposed by a clock that was ahead"
-            elif foreign and each.ours and place >= self._risk.budget and now_ns - at_ns < _SETTLED_NS:
-                yield subject, "several hosts imposed more at once than the budget allows"
-            foreign = foreign or not each.ours
 
     def _read_store(self) -> None:
         now_ns = self._clock_ns()
@@ -424,43 +381,3 @@ class Monitor:
         self._told_since_saved.clear()
         now = time.monotonic()
         self._save_at = now + max(SAVE_SECONDS, 50 * (now - begun))
-
-
-def record(alert: Alert) -> dict[str, Any]:
-    """Return what an alert's event says."""
-    said: dict[str, Any] = {
-        "alert": alert.name,
-        "told": alert.told,
-        "status": "firing" if alert.firing else "resolved",
-        "detector": alert.detector,
-        "severity": alert.severity.value,
-        "explanation": alert.explanation,
-        "evidence": list(alert.evidence),
-        "findings": alert.findings,
-        "since": timestamp(alert.since_ns),
-        "last": timestamp(alert.last_ns),
-        "until": timestamp(alert.until_ns),
-    }
-    others = {
-        "subject": alert.subject,
-        "source": alert.source,
-        "claimed_subject": alert.claimed,
-        "about": alert.about,
-        "response": dict(alert.done),
-    }
-    return said | {name: value for name, value in others.items() if value}
-
-
-def _done(verdict: Verdict) -> dict[str, Any]:
-    done: dict[str, Any] = {}
-    if verdict.risk is not None:
-        done["risk"] = verdict.risk.value
-    if verdict.quarantine is not None:
-        done["quarantine_until"] = timestamp(verdict.quarantine.ends_at * SECOND)
-    if verdict.withheld is not None:
-        done["withheld"] = verdict.withheld.value
-    return done
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else "�" for c in text)[:_MAX_REASON]

@@ -253,6 +253,8 @@ class MonitorSettings(Settings):
     """Subjects that the monitor never quarantines; a `*` at the end stands for any rest."""
     risk_half_life: Annotated[Seconds, Field(ge=60, le=30 * 86_400)] = _RISK.half_life
     """After this time a finding weighs half: a lone one keeps its severity as risk for so long."""
+    risk_changes: Annotated[Count, Field(ge=100, le=10_000_000)] = 20_000
+    """Risks that all monitors together record in a day (UTC), 330 bytes each; the last quarter is for high ones."""
     quarantine: QuarantineSettings = QuarantineSettings()
     """How long the monitor's quarantines last, and how many there are."""
     alerts: AlertSettings = AlertSettings()

@@ -95,7 +95,11 @@ FAMILIES: Final[dict[str, Family]] = {
     ALERTS: Family("counter", "Alerts raised.", ("detector",)),
     MONITOR_LAG: Family("gauge", "How far the monitor is behind the trail."),
     MONITOR_QUARANTINES: Family("gauge", "Quarantines in force that a monitor imposed."),
-    MONITOR_WITHHELD: Family("counter", "Quarantines that the monitor did not impose, by why.", ("why",)),
+    MONITOR_WITHHELD: Family(
+        "counter",
+        "Quarantines that the monitor did not impose, by why; `risk_changes`: days on which it recorded no more risks.",
+        ("why",),
+    ),
     MONITOR_ERRORS: Family("counter", "Events that a detector failed on, by kind of exception.", ("error",)),
     SPANS: Family("counter", "Spans of checks, by what became of them: sent, failed, dropped.", ("result",)),
     INTERNAL_ERRORS: Family("counter", "Checks that failed on a bug or an outage, by kind of exception.", ("error",)),

@@ -185,6 +185,39 @@ def test_risk_falls_step_by_step_in_the_store_and_ends_there_by_itself(world):
     assert world.changes(Kind.QUARANTINE) == []
 
 
+def test_many_identities_make_the_store_grow_no_more_than_a_day_allows_and_hide_no_high_risk(world):
+    settings = MonitorSettings.model_validate({"risk_changes": 100})
+    monitor = world.monitor(settings)
+    monitor.step()
+
+    def find(begin, count, severity):
+        for number in range(begin, begin + count):
+            monitor._found.append(Finding("new_pair", f"sub:{number}", None, severity, "odd", ("w:1",), world.clock))
+        for _ in range(8):
+            monitor.step()
+
+    find(0, 300, Severity.MEDIUM)
+    assert len(world.changes(Kind.RISK)) == 75
+    find(1000, 1, Severity.HIGH)
+    assert world.changes(Kind.RISK)[-1].subject == "sub:1000"
+    find(2000, 300, Severity.CRITICAL)
+    assert len(world.changes(Kind.RISK)) == 100
+    world.store.append(Change(Kind.QUARANTINE, "os:ops", world.clock, subject="sub:1000", withdraw=True))
+    again = world.monitor(settings)  # what the store has of today counts, also after a restart
+    for _ in range(8):
+        again.step()
+    assert [each.subject for each in world.changes(Kind.RISK) if not each.withdraw] == [
+        each.subject for each in world.changes(Kind.RISK)[:100]
+    ]
+    assert [each for each in world.said if "no more until tomorrow" in each]
+    assert ("withheld", "risk_changes") in world.counted
+    world.clock += 86_400 * SECOND
+    monitor = world.monitor(settings)
+    monitor.step()
+    find(3000, 1, Severity.MEDIUM)
+    assert world.changes(Kind.RISK)[-1].subject == "sub:3000"
+
+
 def test_a_trail_that_cannot_be_read_for_a_while_loses_no_event_and_tells_none_twice(world):
     monitor = world.monitor()
     monitor.step()
