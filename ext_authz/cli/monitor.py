@@ -13,19 +13,21 @@ def monitor(
         list[str],
         typer.Argument(
             metavar="SOURCE…",
-            help="Trail folders and files of JSON lines, or `-`, or `rediss://HOST:PORT/DB?stream=NAME`.",
+            help="Trail folders and files of JSON lines, or `-`, or `rediss://HOST:PORT/DB?stream=NAME`, or "
+            "`tls://HOST:PORT?subject=NAME` (NATS JetStream).",
         ),
     ],
     config: ConfigOption = DEFAULT_CONFIG,
     key: TrailKeyOption = "",
     ca_file: Annotated[
-        Path | None, typer.Option("--ca-file", metavar="FILE", help="PEM authorities of a `rediss` stream.")
+        Path | None, typer.Option("--ca-file", metavar="FILE", help="PEM authorities of a stream over TLS.")
     ] = None,
 ) -> int:
     """Watch the events of a fleet: alerts, risk and quarantines for every sidecar that shares the state.
 
     Its configuration has a `monitor` section, a `run_dir` of its own, and the fleet's `state`.
-    Credentials of the stream are EXT_AUTHZ_REDIS_USERNAME and EXT_AUTHZ_REDIS_PASSWORD.
+    Credentials are EXT_AUTHZ_REDIS_USERNAME and EXT_AUTHZ_REDIS_PASSWORD, or EXT_AUTHZ_NATS_USERNAME and
+    EXT_AUTHZ_NATS_PASSWORD or EXT_AUTHZ_NATS_TOKEN.
 
     Example: `ext-authz monitor "rediss://redis.internal:6379/0?stream=audit" -c monitor.yaml`
     """

@@ -1,4 +1,4 @@
-"""Where the monitor's events come from: trails and files here, streams elsewhere (feeds_redis.py).
+"""Where the monitor's events come from: trails and files here, streams elsewhere (feeds_streams.py, feeds_nats.py).
 
 Law: every event once, and after a restart from where the remembered place says. Non-goal: what events mean.
 """
@@ -29,6 +29,15 @@ class Feed(Protocol):
         """Say how far it was read; true when `entries` was read to its end."""
         ...
 
+    def remembered(self) -> None:
+        """Take note that what was read is in a snapshot: it need not be kept for this reader any more."""
+        ...
+
+    @property
+    def waits(self) -> bool:
+        """Whether it delivers no more before what it delivered is remembered."""
+        ...
+
     @property
     def ended(self) -> bool:
         """Whether there will be no more."""
@@ -40,6 +49,7 @@ class TrailFeed:
 
     ended = False
     begins_again = True
+    waits = False
 
     def __init__(self, paths: Iterable[Path], open_key: OpenKey | None) -> None:
         """Take paths; raises FileNotFoundError where one does not exist."""
@@ -61,3 +71,6 @@ class TrailFeed:
     def place(self) -> dict[str, int]:
         """Return the offset in each file."""
         return self._trail.places()
+
+    def remembered(self) -> None:
+        """Nothing: files stay."""

@@ -23,6 +23,7 @@ class PipeFeed:
     """Lines of a file descriptor, to its end."""
 
     begins_again = False
+    waits = False
 
     def __init__(self, fd: int = 0) -> None:
         self.ended = False
@@ -36,6 +37,9 @@ class PipeFeed:
 
     def place(self) -> None:
         """Nothing to remember."""
+
+    def remembered(self) -> None:
+        """Nothing: what was read is gone from the pipe."""
 
     def entries(self) -> Iterator[Mapping[str, Any]]:
         """Return the events of the lines that are there; wait a little for the first."""
@@ -51,7 +55,7 @@ class PipeFeed:
                 if self._skipping:
                     self._skipping = False
                     continue
-                event = _event(line)
+                event = event_of(line)
                 if event is not None:
                     yield event
                 elif line.strip():
@@ -66,6 +70,7 @@ class RedisFeed:
 
     ended = False
     begins_again = False
+    waits = False
 
     def __init__(
         self, url: str, *, username: str | None = None, password: str | None = None, ca_file: str | None = None
@@ -113,6 +118,9 @@ class RedisFeed:
         """Return, by log, the id of the last entry read."""
         return dict(self._at)
 
+    def remembered(self) -> None:
+        """Nothing: a stream keeps what it has."""
+
     def entries(self) -> Iterator[Mapping[str, Any]]:
         """Return the events that came since; of each page in order of time. Raises OSError."""
         try:
@@ -135,7 +143,7 @@ class RedisFeed:
                     if len(page) == PAGE:
                         waiting.append(log)
                     for number, fields in page:
-                        found.append((log, number.decode(), _event(fields.get(b"event", b""))))
+                        found.append((log, number.decode(), event_of(fields.get(b"event", b""))))
                 found.sort(key=lambda each: str(each[2].get("time", "")) if each[2] else "")
                 for _, _, event in found:
                     if event is not None:
@@ -147,7 +155,8 @@ class RedisFeed:
                     self._at[key.decode()[len(self._stream) + 1 :]] = page[-1][0].decode()
 
 
-def _event(line: bytes) -> dict[str, Any] | None:
+def event_of(line: bytes) -> dict[str, Any] | None:
+    """Return the event that a line is, None for what is none."""
     try:
         event = orjson.loads(line)
     except ValueError:

@@ -170,7 +170,7 @@ class Monitor:
         self._first = False
         self.behind_seconds = 0.0
         self._tick()
-        if self._dirty and time.monotonic() >= self._save_at:
+        if (self._dirty and time.monotonic() >= self._save_at) or self._feed.waits:
             self._save()
         return True
 
@@ -376,6 +376,7 @@ class Monitor:
                 "alerts": self._alerts.snapshot(),
             }
         )
+        self._feed.remembered()
         self._dirty = False
         self._told.clear()
         self._told_since_saved.clear()

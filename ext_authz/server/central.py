@@ -122,12 +122,24 @@ def _carry_the_rest(inputs: Inputs) -> None:
 
 def feed_of(sources: list[str], open_trail: Callable[[list[Path]], Feed], ca_file: Path | None) -> Feed:
     """Return the feed that arguments name: `-`, one stream, or trails and files. Raises CentralError."""
+    from ext_authz.monitor.feeds_nats import NatsFeed
     from ext_authz.monitor.feeds_streams import PipeFeed, RedisFeed
 
+    environ = os.environ
     if sources == ["-"]:
         return PipeFeed()
+    if len(sources) == 1 and sources[0].startswith(("nats://", "tls://")):
+        try:
+            return NatsFeed(
+                sources[0],
+                username=environ.get("EXT_AUTHZ_NATS_USERNAME"),
+                password=environ.get("EXT_AUTHZ_NATS_PASSWORD"),
+                token=environ.get("EXT_AUTHZ_NATS_TOKEN"),
+                ca_file=None if ca_file is None else str(ca_file),
+            )
+        except ValueError as error:
+            raise CentralError(str(error)) from None
     if len(sources) == 1 and sources[0].startswith(("redis://", "rediss://")):
-        environ = os.environ
         try:
             return RedisFeed(
                 sources[0],

@@ -12,6 +12,7 @@ import pytest
 from running_service import CONFIGURATION, SCORER, write_configuration
 from shared_log import RedisServer
 from sidecar_process import Sidecar, wait_until
+from sink_servers import NatsRig
 from wire_requests import check_request
 
 from ext_authz.audit.reader import Trail
@@ -193,19 +194,31 @@ def test_an_attack_at_one_host_ends_at_the_other_within_two_seconds(fleet):
     assert [each for each in b.events() if each["schema"] == "ext_authz.alert/1"] == []
 
 
-@pytest.mark.parametrize("how", ["stream", "file"])
-def test_one_central_monitor_watches_for_sidecars_that_do_not(fleet, redis_server, tmp_path, how):
+@pytest.fixture
+def nats_server(request, tmp_path):
+    wanted = request.node.callspec.params["how"] == "nats"
+    server = NatsRig(tmp_path) if wanted else None
+    yield server
+    if server is not None:
+        server.close()
+
+
+@pytest.mark.parametrize("how", ["stream", "file", "nats"])
+def test_one_central_monitor_watches_for_sidecars_that_do_not(fleet, redis_server, nats_server, tmp_path, how):
     """What no sidecar sees alone: each is asked for six models that are refused."""
+    nats = f"127.0.0.1:{nats_server.port}" if nats_server else ""
     sinks = {
+        "nats": f"audit: {{sinks: [{{type: nats, url: 'nats://{nats}', username: u, password: pw}}]}}\n",
         "stream": f"audit: {{sinks: [{{type: redis, url: '{redis_server.url}', stream: fleet}}]}}\n",
         "file": "audit: {sinks: [{type: file, path: events.jsonl}]}\n",
     }[how]
     a, b = fleet("a", sinks), fleet("b", sinks)
     sources = {
+        "nats": [f"nats://{nats}?subject=ext-authz.audit"],
         "stream": [f"{redis_server.url}?stream=fleet"],
         "file": [str(each.folder / "events.jsonl") for each in (a, b)],
     }[how]
-    wait_until(lambda: how == "stream" or all((each.folder / "events.jsonl").exists() for each in (a, b)))
+    wait_until(lambda: how != "file" or all((each.folder / "events.jsonl").exists() for each in (a, b)))
     folder = tmp_path / "central"
     folder.mkdir()
     text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
@@ -213,6 +226,7 @@ def test_one_central_monitor_watches_for_sidecars_that_do_not(fleet, redis_serve
     central = subprocess.Popen(
         [sys.executable, "-m", "ext_authz", "monitor", *sources, "-c", str(write_configuration(folder, text))],
         cwd=folder, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "EXT_AUTHZ_NATS_USERNAME": "u", "EXT_AUTHZ_NATS_PASSWORD": "pw"},
     )  # fmt: skip
     try:
         assert central.stdout is not None
@@ -231,3 +245,6 @@ def test_one_central_monitor_watches_for_sidecars_that_do_not(fleet, redis_serve
     (alert,) = [each for each in told if each["schema"] == "ext_authz.alert/1"]
     known = {each["event_id"] for host in (a, b) for each in host.events()}
     assert set(alert["evidence"]) <= known
+    if nats_server:
+        info = nats_server.ask(lambda stream: stream.consumer_info("audit", "ext-authz-monitor"))
+        assert info.num_ack_pending == 0, "what is remembered is acknowledged"

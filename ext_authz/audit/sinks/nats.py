@@ -86,7 +86,7 @@ class NatsSink:
         if self._connection is None:
             self._said = ""
             secure = self._url.startswith("tls:")
-            self._connection = client = (_tls_only if secure else _any)(self._library.aio.client.Client)
+            self._connection = client = client_for(self._library.aio.client.Client, secure=secure)
             await client.connect(
                 self._url,
                 name="ext-authz",
@@ -132,16 +132,14 @@ class NatsSink:
         return Retry(f"error {code}" if code else type(error).__name__)
 
 
-def _any(client: Any) -> Any:  # noqa: ANN401  the library's
-    return client()
-
-
-def _tls_only(client: Any) -> Any:  # noqa: ANN401  the library's
-    """Return a client that says nothing to a server which did not ask for TLS.
+def client_for(client: Any, *, secure: bool) -> Any:  # noqa: ANN401  the library's
+    """Return a client; a `secure` one says nothing to a server which did not ask for TLS. Raises Hold.
 
     The library upgrades a connection to `tls://` only where the server's first line, which is in clear text, says so;
     whoever is on the way could leave that out, and would be given the credentials and every event.
     """
+    if not secure:
+        return client()
 
     class TlsOnly(client):  # type: ignore[misc]
         def _connect_command(self) -> bytes:

@@ -28,6 +28,7 @@ class Feed:
     """Events in a list; its place is a number."""
 
     begins_again = True
+    waits = False
 
     def __init__(self, events):
         self.events, self.at, self.ended = events, 0, False
@@ -42,6 +43,9 @@ class Feed:
 
     def place(self):
         return self.at
+
+    def remembered(self):
+        self.kept = self.at
 
 
 class Log:
