@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ext_authz.demo.pki import Authority
 
@@ -82,7 +82,8 @@ class Receiver:
                 pass
 
             def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["content-length"]))
+                length = self.headers["content-length"]
+                body = _chunks(self.rfile) if length is None else self.rfile.read(int(length))
                 if self.headers.get("content-encoding") == "gzip":
                     body = gzip.decompress(body)
                 posted = Posted(self.path, {name.lower(): value for name, value in self.headers.items()}, body)
@@ -154,6 +155,16 @@ class _Server(ThreadingHTTPServer):
                 connection.shutdown(socket.SHUT_RDWR)
             except OSError:
                 continue
+
+
+def _chunks(stream: BinaryIO) -> bytes:
+    """Read a chunked body without trailers (RFC 9112 7.1)."""
+    body = b""
+    while size := int(stream.readline().partition(b";")[0], 16):
+        body += stream.read(size)
+        stream.readline()
+    stream.readline()
+    return body
 
 
 def _reset(handler: BaseHTTPRequestHandler) -> None:
