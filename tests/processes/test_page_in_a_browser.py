@@ -5,7 +5,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from chromium import Browser
+from chromium import Browser, start
 from running_service import CONFIGURATION, DEPLOYER, SCORER, write_configuration
 from sidecar_process import Sidecar, wait_until
 from wire_requests import check_request
@@ -45,18 +45,19 @@ def sidecar(tmp_path_factory):
 def browse():
     opened = []
 
-    def start(**options) -> Browser:
-        opened.append(Browser(**options))
+    def opening(**options) -> Browser:
+        opened.append(start(**options))
         return opened[-1]
 
-    yield start
+    yield opening
     for each in opened:
         each.close()
 
 
 def sign_in(browser: Browser, sidecar: Sidecar) -> None:
     browser.open(sidecar.url)
-    browser.type(TOKEN)  # the field has the focus
+    browser.wait("document.activeElement && document.activeElement.name === 'token'")  # nobody has to click
+    browser.type(TOKEN)
     browser.loads(lambda: browser.key("Enter"))
     assert all("401" in each for each in browser.complaints), "the page that asks for the token is a 401"
     browser.complaints.clear()
