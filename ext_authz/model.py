@@ -364,7 +364,7 @@ class Pieces:
     def __init__(self) -> None:
         self.headers: tuple[bytes, bytes] | None = None
         self.metadata: dict[str, bytes] = {}
-        self.event: tuple[bytes, ...] | None = None
+        self.event: bytes | None = None
 
 
 @frozen

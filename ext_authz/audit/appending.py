@@ -133,9 +133,11 @@ class Appender:
             seal, at, counter, events = part.segment.seal, part.size, part.counter, part.events
             part.counter += len(lines)
             frames = []
-            for index, line in enumerate(lines):
-                frames.append(seal(_EVENT, line, at, counter + index, events + index))
+            for line in lines:
+                frames.append(seal(_EVENT, line, at, counter, events))
                 at += len(line) + OVERHEAD_BYTES
+                counter += 1
+                events += 1
             try:
                 written = os.write(part.fd, b"".join(frames))
             except OSError:
@@ -143,16 +145,15 @@ class Appender:
             done = len(lines)
             if written != size:
                 self.failures += 1
-                done = 0
+                done = size = 0
                 for frame in frames:
-                    if written < len(frame):
+                    if written < size + len(frame):
                         break
-                    written -= len(frame)
+                    size += len(frame)
                     done += 1
-            for line, frame in zip(lines[:done], frames, strict=False):
-                part.size += len(frame)
-                self._room -= len(frame)
-                self.ledger.add(line)
+            part.size += size
+            self._room -= size
+            self.ledger.add_all(lines[:done])
             part.events += done
             self.seq += done
             if done < len(lines):

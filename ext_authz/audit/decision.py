@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import orjson
 
-from ext_authz.audit.bounds import MAX_BYTES, plain
+from ext_authz.audit.bounds import MAX_BYTES, MAX_INTEGER, plain
 from ext_authz.audit.event import CANONICAL, DECISION, encode, timestamp
 from ext_authz.audit.redact import NOTHING, Redaction
-from ext_authz.model import Access, Approval, Auth, Context, Identity, Outcome, Pieces, Refusal, RequestFacts
+from ext_authz.model import Access, Approval, Auth, Identity, Outcome, Pieces, Refusal, RequestFacts
 from ext_authz.template import claim_at
 
 MAX_QUERY_NAMES: Final = 32
@@ -24,6 +24,81 @@ MAX_INPUT_BYTES: Final = 65_536
 _SHARED_BYTES: Final = 4096
 _SECOND: Final = 1_000_000_000
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.%\[\]-]{1,64}\Z")
+
+
+class Scribe:
+    """Writes the events of checks for one log, under the policies of one snapshot. Used by any thread.
+
+    `claims_read` are the claim paths that loaded policies read; no other claim
+    is recorded, and one that a token lacks is null. `query_key` (up to 64 bytes) keys the hash of the query
+    string; without it only the parameters' names are recorded. `input_key` (likewise) keys a hash of the body's
+    first MAX_INPUT_BYTES, by which detectors tell inputs apart; without it there is none.
+    """
+
+    __slots__ = ("_claims_read", "_input_key", "_log_id", "_opened_id", "_query_key", "_redaction")
+
+    def __init__(
+        self,
+        log_id: str,
+        claims_read: frozenset[str],
+        *,
+        query_key: bytes = b"",
+        redaction: Redaction = NOTHING,
+        input_key: bytes = b"",
+    ) -> None:
+        self._log_id = log_id
+        self._opened_id = orjson.dumps(log_id)[:-1]
+        self._claims_read = claims_read
+        self._query_key = query_key
+        self._redaction = redaction or None
+        self._input_key = input_key
+
+    def line(self, outcome: Outcome, seq: int, coalesced: int = 0) -> bytes:
+        """Return the event of one check as a line of JSON without newline; with `coalesced` it stands for that many."""
+        now = timestamp(outcome.now_ns)
+        context = _context(outcome, now, self._query_key)
+        if self._input_key and outcome.facts is not None and outcome.facts.body.data:
+            context["input"] = _input(outcome.facts.body.data, self._input_key)
+        pieces = outcome.decision.pieces
+        if pieces is not None and self._redaction is None and not coalesced:
+            line = self._pieced(outcome, pieces, seq, now, context)
+            if line is not None:
+                return line
+        event = _event(outcome, f"{self._log_id}:{seq}", seq, now, context, self._claims_read)
+        if coalesced:
+            event["coalesced"] = coalesced
+        return encode(event if self._redaction is None else self._redaction.apply(event))
+
+    def _pieced(self, outcome: Outcome, pieces: Pieces, seq: int, now: str, context: dict[str, Any]) -> bytes | None:
+        """Return the line with what its repetitions share already in its place, the same to the byte.
+
+        None where it is odd or long.
+        """
+        identity, ttl = outcome.identity, outcome.decision.ttl
+        if identity is None or ttl is None or outcome.access is None or outcome.refusal is not None:
+            return None
+        shared, issued_at = pieces.event, identity.issued_at
+        age = 0 if issued_at is None else outcome.now_ns // _SECOND - issued_at
+        if not (-MAX_INTEGER <= age <= MAX_INTEGER and -MAX_INTEGER <= ttl <= MAX_INTEGER):
+            return None
+        try:
+            if shared is None:
+                shared = _shared(_event(outcome, "", seq, now, {}, self._claims_read))
+                if len(shared) <= _SHARED_BYTES:
+                    pieces.event = shared
+            line = shared % (
+                orjson.dumps(context, option=CANONICAL),
+                orjson.dumps(outcome.decision_id),
+                self._opened_id,
+                seq,
+                seq,
+                b"null" if issued_at is None else b"%d" % age,
+                now.encode(),
+                ttl,
+            )
+        except TypeError:
+            return None
+        return line if len(line) <= MAX_BYTES else None
 
 
 def decision_event(
@@ -34,28 +109,11 @@ def decision_event(
     claims_read: frozenset[str],
     query_key: bytes = b"",
     redaction: Redaction = NOTHING,
-    coalesced: int = 0,
     input_key: bytes = b"",
 ) -> bytes:
-    """Return the event of one check as a line of JSON without newline; with `coalesced` it stands for that many.
-
-    `claims_read` are the claim paths that loaded policies read; no other claim
-    is recorded, and one that a token lacks is null. `query_key` (up to 64 bytes) keys the hash of the query
-    string; without it only the parameters' names are recorded. `input_key` (likewise) keys a hash of the body's
-    first MAX_INPUT_BYTES, by which detectors tell inputs apart; without it there is none.
-    """
-    now = timestamp(outcome.now_ns)
-    context = _context(outcome, now, query_key)
-    if input_key and outcome.facts is not None and outcome.facts.body.data:
-        context["input"] = _input(outcome.facts.body.data, input_key)
-    if outcome.decision.pieces is not None and not redaction:
-        line = _pieced(outcome, outcome.decision.pieces, f"{log_id}:{seq}", seq, now, context, claims_read)
-        if line is not None:
-            return line
-    event = _event(outcome, f"{log_id}:{seq}", seq, now, context, claims_read)
-    if coalesced:
-        event["coalesced"] = coalesced
-    return encode(redaction.apply(event) if redaction else event)
+    """Return one event as a Scribe writes it."""
+    scribe = Scribe(log_id, claims_read, query_key=query_key, redaction=redaction, input_key=input_key)
+    return scribe.line(outcome, seq)
 
 
 def _event(  # noqa: PLR0917  in the order of the line's beginning
@@ -95,71 +153,27 @@ def _event(  # noqa: PLR0917  in the order of the line's beginning
     return event
 
 
-def _pieced(  # noqa: PLR0917  as _event
-    outcome: Outcome,
-    pieces: Pieces,
-    event_id: str,
-    seq: int,
-    now: str,
-    context: dict[str, Any],
-    claims_read: frozenset[str],
-) -> bytes | None:
-    """Return the line put together from what its repetitions share, to the same bytes; None where it is odd or long."""
-    identity = outcome.identity
-    if identity is None or outcome.refusal is not None:
-        return None
-    shared = pieces.event
-    try:
-        if shared is None:
-            shared = _shared(_event(outcome, event_id, seq, now, {}, claims_read))
-            if sum(map(len, shared)) <= _SHARED_BYTES:
-                pieces.event = shared
-        line = b"".join(
-            (
-                shared[0],
-                orjson.dumps(context, option=CANONICAL),
-                shared[1],
-                orjson.dumps(outcome.decision_id),
-                b',"event_id":',
-                orjson.dumps(event_id),
-                shared[2],
-                b"%d" % seq,
-                shared[3],
-                b"null" if identity.issued_at is None else b"%d" % (outcome.now_ns // _SECOND - identity.issued_at),
-                shared[4],
-                now.encode(),
-                b'","ttl":%d}' % (outcome.decision.ttl or 0),
-            )
-        )
-    except TypeError:
-        return None
-    return line if len(line) <= MAX_BYTES else None
+def _shared(event: dict[str, Any]) -> bytes:
+    """Return the line as a format with room for the values that change, in the canonical order of keys.
 
-
-def _shared(event: dict[str, Any]) -> tuple[bytes, ...]:
-    """Return what stands around the values that change, in the canonical order of keys.
-
-    These are `context`, `decision_id`, `event_id`, `seq`, `subject.token_age`, `time` and `ttl`.
+    These are `context`, `decision_id`, `event_id` (up to its colon, and behind), `seq`, `subject.token_age`, `time`
+    and `ttl`.
     """
 
     def members(of: Mapping[str, Any], after: str, before: str) -> bytes:
-        return orjson.dumps({key: of[key] for key in of if after < key < before}, option=CANONICAL)[1:-1]
+        made = orjson.dumps({key: of[key] for key in of if after < key < before}, option=CANONICAL)[1:-1]
+        return made.replace(b"%", b"%%")
 
     subject = event["subject"]
-    return (
-        b"{" + members(event, "", "context") + b',"context":',
-        b"," + members(event, "context", "decision_id") + b',"decision_id":',
-        b"," + members(event, "event_id", "seq") + b',"seq":',
-        b"".join(
-            (
-                b",",
-                members(event, "seq", "subject"),
-                b',"subject":{',
-                members(subject, "", "token_age"),
-                b',"token_age":',
-            )
-        ),
-        b"," + members(subject, "token_age", "~") + b'},"time":"',
+    return b"".join(
+        (
+            b"{" + members(event, "", "context") + b',"context":%b,',
+            members(event, "context", "decision_id") + b',"decision_id":%b,"event_id":%b:%d",',
+            members(event, "event_id", "seq") + b',"seq":%d,',
+            members(event, "seq", "subject") + b',"subject":{',
+            members(subject, "", "token_age") + b',"token_age":%b,',
+            members(subject, "token_age", "~") + b'},"time":"%b","ttl":%d}',
+        )
     )
 
 
@@ -216,7 +230,19 @@ def _context(outcome: Outcome, now: str, query_key: bytes) -> dict[str, Any]:
     facts, context, target = outcome.facts, outcome.context, outcome.target
     made: dict[str, Any]
     if context is not None:
-        made = _gathered(context, now if context.time_ns == outcome.now_ns else timestamp(context.time_ns))
+        ip, approvals = context.ip, context.approvals
+        made = {
+            "ip": None if ip is None else _address_text(int(ip), ip.version),
+            "time": now if context.time_ns == outcome.now_ns else timestamp(context.time_ns),
+            "risk": context.risk,
+            "approvals": [_approval(each) for each in approvals] if approvals else approvals,
+            "method": context.method,
+            "host": context.host,
+            "path": context.path,
+            "protocol": context.protocol,
+            "request_id": context.request_id,
+            "bytes": context.bytes,
+        }
     elif facts is not None:
         made = {
             "method": facts.method,
@@ -242,22 +268,6 @@ def _context(outcome: Outcome, now: str, query_key: bytes) -> dict[str, Any]:
         if target.attributes:
             made["attributes"] = dict(target.attributes)
     return made
-
-
-def _gathered(context: Context, time: str) -> dict[str, Any]:
-    ip, approvals = context.ip, context.approvals
-    return {
-        "ip": None if ip is None else _address_text(int(ip), ip.version),
-        "time": time,
-        "risk": context.risk,
-        "approvals": [_approval(each) for each in approvals] if approvals else approvals,
-        "method": context.method,
-        "host": context.host,
-        "path": context.path,
-        "protocol": context.protocol,
-        "request_id": context.request_id,
-        "bytes": context.bytes,
-    }
 
 
 @lru_cache(maxsize=4096)

@@ -30,6 +30,7 @@ RETENTION: Final = "retention"
 CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 """How orjson writes canonical JSON."""
 _SECOND: Final = 1_000_000_000
+_LATEST: Final = 2**63
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 
@@ -147,6 +148,8 @@ def alert_event(
 
 def timestamp(ns: int) -> str:
     """Return Unix nanoseconds as RFC 3339 in UTC with microseconds; the ends of the calendar bound it."""
+    if _SECOND <= ns < _LATEST:
+        return f"{_second(ns // _SECOND)}.{str(ns)[-9:-3]}Z"
     return f"{_second(ns // _SECOND)}.{ns % _SECOND // 1000:06d}Z"
 
 

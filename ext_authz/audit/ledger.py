@@ -6,7 +6,7 @@ stops nothing. Non-goal: writing the checkpoint into the log (spool.py).
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, Signed, Signer, SigningError, sign
@@ -22,8 +22,9 @@ JUMP_SECONDS: Final = 5.0
 class Ledger:
     """The tree of one log, and its checkpoints: every 1,000 events, or every 10 seconds also when nothing happens.
 
-    `add` is called by whoever appends, one at a time, in the order of `seq`; everything else by any thread, off the
-    check path. `failures` counts what the signer refused; `error` is what it said last, "" once it signs again.
+    `add` and `add_all` are called by whoever appends, one at a time, in the order of `seq`; everything else by any
+    thread, off the check path. `failures` counts what the signer refused; `error` is what it said last, "" once it
+    signs again.
     """
 
     def __init__(
@@ -55,6 +56,11 @@ class Ledger:
     def add(self, event: bytes) -> None:
         """Take the next event: its exact bytes in the trail."""
         self._new.append(leaf_hash(event))
+
+    def add_all(self, events: Sequence[bytes]) -> None:
+        """Take the next events, as `add` does one."""
+        # Hashed first: the list may be folded meanwhile, and is then never seen half extended.
+        self._new += [leaf_hash(event) for event in events]
 
     @property
     def size(self) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from ext_authz import request, response
 from ext_authz.audit.coalesce import Coalescer
-from ext_authz.audit.decision import decision_event
+from ext_authz.audit.decision import Scribe
 from ext_authz.audit.redact import NOTHING, Redaction
 from ext_authz.audit.spool import DROPPED, AuditUnavailable, Committer, Spool
 from ext_authz.check import Snapshot, check
@@ -91,6 +91,8 @@ class Service:
         self._redaction = redaction
         self._tracer = tracer
         self._input_key = input_key
+        # By whom the events of which snapshot are written: one reference, so that the two are never of different ones.
+        self._scribe: tuple[Snapshot | None, Scribe] = None, self._new_scribe(None)
         self._strangers = Coalescer(self._write_coalesced)
         self._strangers_lock = threading.Lock()
         spool.on_look = self._flush_strangers
@@ -229,7 +231,7 @@ class Service:
             if self._spool.tight and _of_a_stranger(outcome):
                 with self._strangers_lock:
                     self._strangers.add(_source(outcome), (outcome, snapshot), self._clock_ns())
-            elif self._spool.append(self._event(outcome, snapshot)) == DROPPED:
+            elif self._spool.append(partial(self._scribe_of(snapshot).line, outcome)) == DROPPED:
                 self._metrics.count(AUDIT_EVENTS, "unrecorded", "trail")
                 if outcome.decision.audit_logged and outcome.decision.allowed:
                     outcome = _failed(outcome, Reason.AUDIT_UNAVAILABLE, "the event was dropped")
@@ -252,7 +254,9 @@ class Service:
             count = (
                 0
                 if self._spool.tight
-                else self._spool.append_all([self._event(each.outcome, each.snapshot) for each in decided])
+                else self._spool.append_all(
+                    [partial(self._scribe_of(each.snapshot).line, each.outcome) for each in decided]
+                )
             )
         except Exception:  # noqa: BLE001  one event that cannot be built; its own turn will tell which
             count = 0
@@ -273,25 +277,27 @@ class Service:
             self._tracer.end(outcome)
         return wire
 
-    def _event(self, outcome: Outcome, snapshot: Snapshot | None, coalesced: int = 0) -> Callable[[int], bytes]:
-        """Return what makes the event once its place in the trail is known."""
-        claims = snapshot.policies.claims_read if snapshot is not None else _NO_CLAIMS
-        log_id, key = self._spool.log_id, self._spool.query_key
-        redaction, input_key = self._redaction, self._input_key
-        return lambda seq: decision_event(
-            outcome,
-            log_id=log_id,
-            seq=seq,
-            claims_read=claims,
-            query_key=key,
-            redaction=redaction,
-            coalesced=coalesced,
-            input_key=input_key,
+    def _scribe_of(self, snapshot: Snapshot | None) -> Scribe:
+        """Return who writes the events of checks that were decided by the snapshot."""
+        known, scribe = self._scribe
+        if known is not snapshot:
+            scribe = self._new_scribe(snapshot)
+            self._scribe = snapshot, scribe
+        return scribe
+
+    def _new_scribe(self, snapshot: Snapshot | None) -> Scribe:
+        return Scribe(
+            self._spool.log_id,
+            snapshot.policies.claims_read if snapshot is not None else _NO_CLAIMS,
+            query_key=self._spool.query_key,
+            redaction=self._redaction,
+            input_key=self._input_key,
         )
 
     def _write_coalesced(self, last: tuple[Outcome, Snapshot | None], count: int) -> bool:
         try:
-            self._spool.append(self._event(*last, coalesced=count), again=True)
+            outcome, snapshot = last
+            self._spool.append(partial(self._scribe_of(snapshot).line, outcome, coalesced=count), again=True)
         except AuditUnavailable:
             return False
         return True

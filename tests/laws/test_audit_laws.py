@@ -6,19 +6,20 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
-from hypothesis import example, given
+from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 from trails import new_spool, open_key, trail
 
 from ext_authz.audit.bounds import MAX_BYTES
-from ext_authz.audit.decision import decision_event
+from ext_authz.audit.decision import Scribe, decision_event
 from ext_authz.audit.delivery import Delivery, Outlet
 from ext_authz.audit.event import lifecycle_event
 from ext_authz.audit.reader import Trail
@@ -39,6 +40,7 @@ from ext_authz.model import (
     Decision,
     Identity,
     Outcome,
+    Pieces,
     Reason,
     Refusal,
     RequestFacts,
@@ -59,6 +61,8 @@ texts = st.sampled_from(
         "\ud800",
         '"\n\r\0\x7f',
         "\u2028é",
+        "%d%b",
+        "50%%",
         "a.b",
         "x" * 900,
         "\0" * 4000,
@@ -169,6 +173,89 @@ def floats_in(value: Any) -> bool:
     if isinstance(value, list):
         return any(map(floats_in, value))
     return isinstance(value, float)
+
+
+def tamed(value: Any) -> Any:
+    """Return the value with short texts of Unicode and numbers of 40 bits only, so that its line is an ordinary one."""
+    if isinstance(value, Enum | bool | float | bytes) or value is None:
+        return value
+    if isinstance(value, str):
+        return value[:9].encode("utf-8", "replace").decode()
+    if isinstance(value, int):
+        return value % 2**40
+    if isinstance(value, dict):
+        return {tamed(name): tamed(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | frozenset):
+        return type(value)(tamed(each) for each in list(value)[:3])
+    if is_dataclass(value) and not isinstance(value, type):
+        given = [each.name for each in fields(value) if each.init and each.compare]
+        return replace(value, **{name: tamed(getattr(value, name)) for name in given})
+    return value
+
+
+passing = st.fixed_dictionaries(
+    {
+        "decision_id": texts,
+        "now_ns": numbers | st.integers(0, 2**62),
+        "context": st.none() | contexts,
+        "facts": st.none() | facts,
+        "path": texts,
+        "ttl": st.none() | numbers | st.integers(0, 3600),
+    }
+)
+"""What differs between checks of one pair of identity and access that the same policies decide."""
+
+
+@settings(max_examples=100)
+@given(
+    outcomes,
+    identities,
+    st.lists(st.tuples(passing, st.integers(0, 2**53 - 1)), min_size=2, max_size=3),
+    st.frozensets(texts | st.sampled_from(["a", "a.b", "b"]), max_size=3),
+    st.integers(0, 7),
+)
+def test_a_line_put_together_from_what_repeats_is_the_plain_encoders_to_the_byte(
+    outcome: Outcome,
+    identity: Identity,
+    checks: list[tuple[dict[str, Any], int]],
+    claims_read: frozenset[str],
+    wild: int,
+) -> None:
+    form = tamed if wild else lambda value: value
+    scribe = Scribe("w-1", form(claims_read), query_key=b"k", input_key=b"i")
+    pieces = Pieces()
+    steady = form(replace(outcome, identity=identity, refusal=outcome.refusal if wild == 1 else None))
+    for values, seq in checks:
+        changed = {name: form(value) for name, value in values.items()}
+        decision = replace(steady.decision, ttl=changed.pop("ttl"))
+        one = replace(steady, **changed, decision=decision)
+        pieced = replace(one, decision=replace(decision, pieces=pieces))
+        assert scribe.line(pieced, seq) == scribe.line(one, seq)
+        assert scribe.line(pieced, seq, 7) == scribe.line(one, seq, 7)
+    event("put together" if pieces.event else "plain")
+
+
+@pytest.mark.parametrize("odd", [{"now_ns": -1}, {"now_ns": 10**30}, {"ttl": 2**53}, {"ttl": None}])
+def test_what_repeats_is_kept_after_the_first_line_and_left_alone_where_a_value_is_odd(odd: dict[str, Any]) -> None:
+    identity = Identity("sub:a%%d", "a", Auth.JWT, "https://i", roles=frozenset({"r"}), issued_at=5)
+    pieces = Pieces()
+    usual = Outcome(
+        Decision(True, Reason.ALLOWED, "p", ("p",), ttl=60, pieces=pieces),
+        "d",
+        "rev",
+        10**18,
+        identity=identity,
+        access=Access(Resource("model", "m"), "infer"),
+    )
+    scribe = Scribe("w-1", frozenset())
+    first = orjson.loads(scribe.line(usual, 1))
+    assert pieces.event is not None
+    assert (first["subject"]["id"], first["event_id"], first["ttl"]) == ("sub:a%%d", "w-1:1", 60)
+    strange = replace(
+        usual, now_ns=odd.get("now_ns", usual.now_ns), decision=replace(usual.decision, ttl=odd.get("ttl", 60))
+    )
+    plain = replace(strange, decision=replace(strange.decision, pieces=None))
+    assert scribe.line(strange, 2) == scribe.line(plain, 2)
 
 
 @given(outcomes, st.integers(0, 2**53 - 1), st.frozensets(texts | st.sampled_from(["a", "a.b", "b"]), max_size=3))

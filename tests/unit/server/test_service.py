@@ -127,7 +127,7 @@ def test_an_event_that_cannot_be_built_lets_no_allow_out(running, monkeypatch):
     def broken(*_args, **_named):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(frame, "decision_event", broken)
+    monkeypatch.setattr(frame.Scribe, "line", broken)
     assert read_reply(running.service.check(infer())).http_status == 503
 
 
@@ -234,14 +234,14 @@ def test_of_checks_together_those_that_still_fit_are_recorded_and_allowed(runnin
 
 
 def test_of_checks_together_one_whose_event_cannot_be_built_is_denied_alone(running, monkeypatch):
-    real = frame.decision_event
+    real = frame.Scribe.line
 
-    def broken_for_other(outcome, **named):
+    def broken_for_other(scribe, outcome, *placed):
         if outcome.access is not None and outcome.access.resource.id == "other":
             raise ZeroDivisionError
-        return real(outcome, **named)
+        return real(scribe, outcome, *placed)
 
-    monkeypatch.setattr(frame, "decision_event", broken_for_other)
+    monkeypatch.setattr(frame.Scribe, "line", broken_for_other)
     answers = running.service.check_all([infer(), infer("other"), infer()])
     assert [shown(answer)[1] for answer in answers] == [200, 503, 200]
     assert [event["resource"]["id"] for event in running.events()] == ["fraud", "fraud"]
