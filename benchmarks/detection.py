@@ -56,9 +56,15 @@ class Subject:
 
     name: str
     client: object
-    days: list
+    moments: list
+    """Requests in each ten minutes of each day."""
     unit: Unit
     attacks: dict = field(default_factory=dict)
+    days: list = field(default_factory=list)
+    """The same by the hour."""
+
+    def __post_init__(self):
+        self.days = [[sum(day[at : at + 6]) for at in range(0, len(day), 6)] for day in self.moments]
 
     @property
     def busiest(self):
@@ -72,12 +78,12 @@ def subjects(trace, tuning, copies=COPIES, first=0):
         for client in trace:
             if tuning not in (None, client.tuning):
                 continue
-            days = block_bootstrap(client, WARM, TEST, number)
-            if not any(map(sum, days[:WARM])):
+            moments = block_bootstrap(client, WARM, TEST, number)
+            if not any(map(sum, moments[:WARM])):
                 continue
             chance = random.Random(f"attack/{number}/{client.name}")
-            subject = Subject(f"sub:{client.name}#{number}", client, days, Unit(client.name))
-            active = [day for day in range(WARM, WARM + TEST) if sum(days[day])] or [WARM]
+            subject = Subject(f"sub:{client.name}#{number}", client, moments, Unit(client.name))
+            active = [day for day in range(WARM, WARM + TEST) if sum(moments[day])] or [WARM]
             for kind in (*ATTACKS["unusual_volume"], *ATTACKS["model_extraction"]):
                 subject.attacks[kind] = (chance.choice(active), chance.randrange(24))
             made.append(subject)
@@ -144,12 +150,7 @@ def extraction(crowd, params, *, count_together=False):
                 for kind in ("loop", "patient"):
                     if subject.attacks[kind] == (day, hour) and subject.name.endswith(("#0", f"#{FRESH}")):
                         subject.unit.attacked(kind, lone_attack(detector, subject, kind, begin))
-                count, found = subject.days[day][hour], []
-                made = f"{subject.name}/{day}/{hour}"
-                for number in range(0, count, BATCH):
-                    size = min(BATCH, count - number)
-                    second = begin + 3599 * number // count
-                    found += detector.see(one(second, subject.name, subject.client.model, f"{made}/{number}", size))
+                found = use(detector, subject, day, hour, begin) if subject.days[day][hour] else ()
                 if day >= WARM:
                     subject.unit.pending += sum(each.subject is not None for each in found)
                     together[subject.client.model].pending += sum(each.subject is None for each in found)
@@ -162,6 +163,18 @@ def extraction(crowd, params, *, count_together=False):
                 unit.day(unit.pending)
                 unit.pending = 0
     return [subject.unit for subject in crowd], list(together.values())
+
+
+def use(detector, subject, day, hour, begin):
+    """Return what is found in an hour of the subject's own, requests of ten minutes spread over them evenly."""
+    found = []
+    for moment in range(6):
+        count = subject.moments[day][hour * 6 + moment]
+        for number in range(0, count, BATCH):
+            second = begin + 600 * moment + 599 * number // count
+            made, size = f"{subject.name}/{day}/{hour}/{moment}/{number}", min(BATCH, count - number)
+            found += detector.see(one(second, subject.name, subject.client.model, made, size))
+    return found
 
 
 def lone_attack(detector, subject, kind, begin):

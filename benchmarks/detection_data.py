@@ -11,6 +11,7 @@ import subprocess
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 TRACES = "alibaba/ServeGen"  # per-client request rates of a model service, 10 minutes, 14 days; Apache-2.0
@@ -38,7 +39,6 @@ HELD_OUT = (  # authors that nothing was tried on, and nothing was changed after
     "nltk/nltk",
     "containerd/containerd",
 )
-HOURS = 24
 DAYS = 14
 BINS = 144
 SCALE = 1000
@@ -71,11 +71,11 @@ def revision(data: Path, name: str) -> str:
 
 @dataclass(frozen=True)
 class Client:
-    """One client of the trace: requests of ours per hour, DAYS days from a Monday."""
+    """One client of the trace: requests of ours per ten minutes, DAYS days from a Monday."""
 
     name: str
     model: str
-    hours: tuple[float, ...]
+    moments: tuple[float, ...]
 
     @property
     def tuning(self) -> bool:
@@ -97,22 +97,22 @@ def clients(data: Path) -> list[Client]:
         rows = [line.split(",") for line in git(folder, "show", f"HEAD:{path}").splitlines()]
         if len(rows) < DAYS * BINS:
             continue
-        tens = [float(row[1]) * 600 / SCALE for row in rows[: DAYS * BINS]]
-        hours = tuple(sum(tens[at : at + 6]) for at in range(0, len(tens), 6))
-        if sum(hours) > 0:
+        moments = tuple(float(row[1]) * 600 / SCALE for row in rows[: DAYS * BINS])
+        if sum(moments) > 0:
             model = path.split("/")[2]
-            made.append(Client(f"{model}/{path.split('/')[3].split('-')[1]}", model, hours))
+            made.append(Client(f"{model}/{path.split('/')[3].split('-')[1]}", model, moments))
     return made
 
 
+@cache
 def block_bootstrap(client: Client, warm: int, test: int, seed: int) -> list[list[int]]:
-    """Return days of 24 hourly counts: `warm` drawn from the first week, `test` from the second.
+    """Return days of BINS counts, one for ten minutes: `warm` drawn from the first week, `test` from the second.
 
     Blocks are whole days, working days for working days and weekends for weekends, so the hours of a day stay
     together and no test day is ever seen in the warm-up. Counts are drawn from a Poisson distribution about the rate.
     """
     chance = random.Random(f"{seed}/{client.name}")
-    days = [client.hours[at : at + HOURS] for at in range(0, DAYS * HOURS, HOURS)]
+    days = [client.moments[at : at + BINS] for at in range(0, DAYS * BINS, BINS)]
     made = []
     for number in range(warm + test):
         week = days[:7] if number < warm else days[7:]
@@ -124,7 +124,9 @@ def block_bootstrap(client: Client, warm: int, test: int, seed: int) -> list[lis
 def poisson(chance: random.Random, mean: float) -> int:
     if mean > 50:
         return max(round(chance.gauss(mean, mean**0.5)), 0)
-    left, count = chance.expovariate(1) if mean > 0 else 1.0, 0
+    if mean <= 0:
+        return 0
+    left, count = chance.expovariate(1), 0
     while left < mean:
         left += chance.expovariate(1)
         count += 1

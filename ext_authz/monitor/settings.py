@@ -175,8 +175,10 @@ class CredentialStuffingSettings(DetectorSettings):
 class ModelExtractionSettings(DetectorSettings):
     """Distinct inputs to a model beyond what is usual."""
 
+    moment_floor: Some = _EXTRACTION.moment.floor
+    """Distinct inputs of a subject to a model in ten minutes below which nothing is unusual."""
     hour_floor: Some = _EXTRACTION.hour.floor
-    """Distinct inputs of a subject to a model in an hour below which nothing is unusual."""
+    """The same in an hour."""
     day_floor: Some = _EXTRACTION.day.floor
     """The same in a day."""
     factor: Ratio = _EXTRACTION.day.factor
@@ -303,6 +305,7 @@ class MonitorSettings(Settings):
             "spread_day": dataclasses.replace(_STUFFING.spread_day, floor=stuffing.spread_day),
         }
         windows: dict[str, Limits] = {
+            "moment": dataclasses.replace(_EXTRACTION.moment, floor=extraction.moment_floor, factor=extraction.factor),
             "hour": dataclasses.replace(_EXTRACTION.hour, floor=extraction.hour_floor, factor=extraction.factor),
             "day": dataclasses.replace(_EXTRACTION.day, floor=extraction.day_floor, factor=extraction.factor),
             "together": dataclasses.replace(_EXTRACTION.together, floor=extraction.together),

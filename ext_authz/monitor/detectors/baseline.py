@@ -36,13 +36,16 @@ class Limits:
 class Baseline:
     """Daily peaks of one kind of window for one key."""
 
-    __slots__ = ("anchor", "day", "peak", "peaks")
+    __slots__ = ("_judged", "_limits", "anchor", "day", "peak", "peaks")
 
     def __init__(self, day: int) -> None:
         self.day = day
         self.peak = 0
         self.peaks: list[int] = []
         self.anchor = 0.0
+        self._limits: Limits | None = None
+        """For these limits `_judged` is the threshold, until a day is closed."""
+        self._judged = 0.0
 
     def note(self, day: int, count: int, limits: Limits) -> None:
         """Take in that a window of `day` (days since 1970) now holds `count`; an older day is ignored."""
@@ -65,6 +68,7 @@ class Baseline:
                 self.anchor = min(max(learned, self.anchor / slow), self.anchor * slow)
             peaks.append(learned)
             del peaks[:-MEMORY_DAYS]
+            self._limits = None
         self.day = day
         self.peak = 0
 
@@ -79,8 +83,12 @@ class Baseline:
 
     def threshold(self, limits: Limits) -> float:
         """Return the count above which a window is unusual, by own history alone."""
+        if self._limits is limits:
+            return self._judged
         room = min(max(limits.factor, math.exp(min(limits.spread * self._spread(limits), 50.0))), limits.most)
-        return max(limits.floor, min(max(self.peaks, default=0) * room, self.anchor * limits.long_factor))
+        self._judged = max(limits.floor, min(max(self.peaks, default=0) * room, self.anchor * limits.long_factor))
+        self._limits = limits
+        return self._judged
 
     def _spread(self, limits: Limits) -> float:
         # Ups and downs that no threshold would notice say nothing about bursts.

@@ -11,11 +11,13 @@ from typing import Any, Final
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
 from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
-from ext_authz.monitor.detectors.seen import HOUR, Seen
+from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
 
 QUERIES: Final = frozenset({"infer", "generate", "embed", "explain", "rerank", "classify"})
+_MOMENT: Final = 600
+_MOMENTS: Final = HOUR // _MOMENT
 _EACH: Final = 16
 _BATCH: Final = 64
 _STEP: Final = 0x9E3779B97F4A7C15
@@ -26,17 +28,21 @@ _MASK: Final = 2**64 - 1
 class ExtractionParams:
     """Parameters of `model_extraction` (docs/monitoring.md)."""
 
+    moment: Limits = field(default_factory=lambda: Limits(floor=300, factor=2.0, spread=1.0, most=8.0))
+    """Distinct inputs of a subject to a model within ten minutes."""
     hour: Limits = field(default_factory=lambda: Limits(floor=400, factor=2.0, spread=1.0, most=8.0))
-    """Distinct inputs of a subject to a model within the hour."""
+    """The same within the hour."""
     day: Limits = field(default_factory=lambda: Limits(floor=1000, factor=2.0, spread=1.0, most=8.0))
     """The same within the day (UTC)."""
     new_inputs: int = 1000
     """Distinct inputs within a day of a subject without history, or what 90 % of its peers' days stay under …"""
     peer_factor: float = 1.0
-    """… times this, whichever is more."""
+    """… times this, whichever is more, …"""
+    new_most: int = 1500
+    """… up to this, or what half of the days stay under: a few busy peers are no excuse for a stranger."""
     own_days: int = 2
     """Active days after which a subject without history enough is also held to its own most of a day …"""
-    own_factor: int = 10
+    own_factor: int = 5
     """… times this, and at least `new_inputs`: who comes once a week is not new for ever."""
     peers_needed: int = 50
     """Days of peers on the model before they count."""
@@ -73,21 +79,25 @@ class _Use:
         "hour_inputs",
         "hours",
         "last_ns",
+        "moment",
+        "moment_inputs",
+        "moments",
         "n",
         "square",
     )
 
-    def __init__(self, hour: int) -> None:
-        self.hour = hour
-        self.day = hour // 24
+    def __init__(self, moment: int) -> None:
+        self.moment = moment
+        self.hour = moment // _MOMENTS
+        self.day = self.hour // 24
         self.alarmed = -1
         self.n = 0
         self.last_ns = 0
         self.gap = 0.0
         self.square = 0.0
-        self.hour_inputs = Distinct()
-        self.day_inputs = self.hour_inputs
-        """The same one in the first hour of a day."""
+        self.moment_inputs = self.hour_inputs = self.day_inputs = Distinct()
+        """One and the same for as long as the moment began with the hour, the hour with the day."""
+        self.moments = Baseline(self.day)
         self.hours = Baseline(self.day)
         self.days = Baseline(self.day)
         self.evidence: list[str] = []
@@ -100,17 +110,18 @@ class _Use:
         return self.square / self.n - mean * mean < (0.5 * mean) ** 2
 
     def pack(self) -> list[Any]:
-        rest = [self.hour_inputs.pack(), self.day_inputs.pack(), self.hours.pack(), self.days.pack(), self.evidence]
-        return [self.hour, self.day, self.alarmed + 1, self.n, self.last_ns, self.gap, self.square, *rest]
+        inputs = [self.moment_inputs.pack(), self.hour_inputs.pack(), self.day_inputs.pack()]
+        rest = [inputs, self.moments.pack(), self.hours.pack(), self.days.pack(), self.evidence]
+        return [self.moment, self.alarmed + 1, self.n, self.last_ns, self.gap, self.square, *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Use":  # noqa: ANN401
-        hour, day, alarmed, n, last_ns, gap, square, hour_inputs, day_inputs, hours, days, evidence = packed
-        made = cls(whole(hour))
-        made.day, made.alarmed, made.n, made.last_ns = whole(day), whole(alarmed) - 1, whole(n), int(last_ns)
+        moment, alarmed, n, last_ns, gap, square, inputs, moments, hours, days, evidence = packed
+        made = cls(whole(moment))
+        made.alarmed, made.n, made.last_ns = whole(alarmed) - 1, whole(n), int(last_ns)
         made.gap, made.square = float(gap), float(square)
-        made.hour_inputs, made.day_inputs = Distinct.unpack(hour_inputs), Distinct.unpack(day_inputs)
-        made.hours, made.days = Baseline.unpack(hours), Baseline.unpack(days)
+        made.moment_inputs, made.hour_inputs, made.day_inputs = map(Distinct.unpack, inputs)
+        made.moments, made.hours, made.days = map(Baseline.unpack, (moments, hours, days))
         made.evidence = texts(evidence, MAX_EVIDENCE)
         return made
 
@@ -160,12 +171,12 @@ class ModelExtraction(Fold):
             return NONE
         hashed = digest(one.input, self._key)
         key, about = f"{one.subject}\n{one.resource}", one.resource
-        hour = one.second // HOUR
-        use, model = self._known(key, about, hour)
-        if hour < use.hour:
+        moment = one.second // _MOMENT
+        use, model = self._known(key, about, moment)
+        if moment // _MOMENTS < use.hour:
             return NONE
-        if hour != use.hour:
-            self._turn(key, use, model, hour)
+        if moment > use.moment:
+            self._turn(key, use, model, moment)
         weight = one.weight
         use.n += weight
         if use.n == _EACH:
@@ -177,8 +188,12 @@ class ModelExtraction(Fold):
         use.last_ns = one.at_ns
         inputs = (hashed,) if weight == 1 else _spread(hashed, min(weight, _BATCH))
         for each in inputs:
-            # What the hour had the day had too.
-            if use.hour_inputs.add(each) and use.day_inputs is not use.hour_inputs:
+            # What the moment had the hour had too, what the hour had the day.
+            if (
+                use.moment_inputs.add(each)
+                and (use.hour_inputs is use.moment_inputs or use.hour_inputs.add(each))
+                and use.day_inputs is not use.hour_inputs
+            ):
                 use.day_inputs.add(each)
         if use.n % _EACH == 0 or weight > 1:
             kept(use.evidence, one.event_id)
@@ -189,24 +204,30 @@ class ModelExtraction(Fold):
             return [*own, *self._together(one, use, model, inputs)] or NONE
         return own
 
-    def _known(self, key: str, about: str, hour: int) -> tuple[_Use, _Model]:
+    def _known(self, key: str, about: str, moment: int) -> tuple[_Use, _Model]:
         model, use = self._models.get(about), self._uses.get(key)
         if model is None:
-            model = _Model(hour // 24)
+            model = _Model(moment * _MOMENT // DAY)
             self._models.put(about, model)
         if use is None:
-            use = _Use(hour)
+            use = _Use(moment)
             self._uses.put(key, use)
         return use, model
 
-    def _turn(self, key: str, use: _Use, model: _Model, hour: int) -> None:
-        params, day = self.params, hour // 24
+    def _turn(self, key: str, use: _Use, model: _Model, moment: int) -> None:
+        params, hour = self.params, moment // _MOMENTS
+        day = hour // 24
+        use.moments.note(use.day, len(use.moment_inputs), params.moment)
+        use.moment, use.moment_inputs = moment, Distinct()
+        if hour == use.hour:
+            return
         use.hours.note(use.day, len(use.hour_inputs), params.hour)
         use.days.note(use.day, len(use.day_inputs), params.day)
-        use.hour, use.hour_inputs = hour, Distinct()
+        use.hour, use.hour_inputs = hour, use.moment_inputs
         if day != use.day:
             self._uses.settle(key)
             model.peers.note(use.day, use.days.peak)
+            use.moments.note(day, 0, params.moment)
             use.hours.note(day, 0, params.hour)
             use.days.note(day, 0, params.day)
             use.day, use.day_inputs = day, use.hour_inputs
@@ -219,23 +240,27 @@ class ModelExtraction(Fold):
         if use.alarmed == use.day:
             return NONE
         params = self.params
-        if use.n < min(params.hour.floor, params.new_inputs, params.day.floor):
+        if use.n < min(params.moment.floor, params.hour.floor, params.new_inputs, params.day.floor):
             return NONE
-        within_hour, within_day = len(use.hour_inputs), len(use.day_inputs)
+        at_once, within_hour, within_day = len(use.moment_inputs), len(use.hour_inputs), len(use.day_inputs)
         peers = model.peers if model.peers.count >= params.peers_needed else None
         if use.days.is_warm(params.day):
             # What half of the peers' days reach is no theft of the model.
             if peers is not None and within_day <= peers.quantile(0.5):
                 return NONE
-            by_hour, by_day = use.hours.threshold(params.hour), use.days.threshold(params.day)
-            if within_hour <= by_hour and within_day <= by_day:
+            by_moment, by_hour = use.moments.threshold(params.moment), use.hours.threshold(params.hour)
+            by_day = use.days.threshold(params.day)
+            if at_once <= by_moment and within_hour <= by_hour and within_day <= by_day:
                 return NONE
             than = (
-                f"its own days had at most {use.days.most}, its hours {use.hours.most}"
-                f" (limits {round(by_day)} and {round(by_hour)})"
+                f"its own days had at most {use.days.most}, its hours {use.hours.most}, ten minutes {use.moments.most}"
+                f" (limits {round(by_day)}, {round(by_hour)} and {round(by_moment)})"
             )
         else:
-            limit = max(params.new_inputs, params.peer_factor * peers.quantile(0.9)) if peers else params.new_inputs
+            limit = float(params.new_inputs)
+            if peers is not None:
+                busy = min(params.peer_factor * peers.quantile(0.9), params.new_most)
+                limit = max(limit, busy, peers.quantile(0.5))
             if len(use.days.peaks) >= params.own_days:
                 limit = min(limit, max(params.new_inputs, params.own_factor * use.days.most))
             if within_day <= limit:
@@ -243,7 +268,10 @@ class ModelExtraction(Fold):
             than = f"it is new to the model, or seldom there (limit {round(limit)})"
         use.alarmed = use.day
         steady = ", in the steady pace of a loop" if use.steady() else ""
-        said = f"about {within_day} distinct inputs to `{one.id}` today, {within_hour} within the hour{steady}; {than}"
+        said = (
+            f"about {within_day} distinct inputs to `{one.id}` today, {within_hour} within the hour,"
+            f" {at_once} within ten minutes{steady}; {than}"
+        )
         severity = Severity.HIGH if steady or use.days.is_warm(params.day) else Severity.MEDIUM
         evidence = tuple(use.evidence)
         return (
