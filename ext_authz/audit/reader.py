@@ -4,9 +4,11 @@ Law: a torn end is not an event yet, what is damaged is counted and passed over,
 segments comes once. Non-goal: proving that nothing is missing (`gaps` says only what the numbers say).
 """
 
+import bisect
 import heapq
 import itertools
 import os
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,8 +239,14 @@ class _Log:
     def __init__(self, log_id: str, started: str) -> None:
         self.log_id = log_id
         self.started = started
-        self.gaps: list[str] = []
         self._next = 0
+        # First and last number of what is missing, in order.
+        self._holes: list[tuple[int, int]] = []
+
+    @property
+    def gaps(self) -> list[str]:
+        """What is missing, in words."""
+        return [f"{first} to {last} are missing" for first, last in self._holes]
 
     def entries(self, trail: Trail) -> Iterator[Entry]:
         raise NotImplementedError
@@ -250,7 +258,7 @@ class _Log:
     def fresh(self, seq: int) -> bool:
         """Whether the event was not seen before, as far as its number says."""
         if seq < self._next:
-            return False
+            return self._holes != [] and self._fill(seq)
         self.skip_to(seq)
         self._next = seq + 1
         return True
@@ -258,8 +266,17 @@ class _Log:
     def skip_to(self, seq: int) -> None:
         """Go on with number `seq`; what should have come before it is missing."""
         if seq > self._next:
-            self.gaps.append(f"{self._next} to {seq - 1} are missing")
+            self._holes.append((self._next, seq - 1))
             self._next = seq
+
+    def _fill(self, seq: int) -> bool:
+        """Whether the event was missing: after a failed sync the next segment repeats what this one may have lost."""
+        at = bisect.bisect_right(self._holes, (seq, sys.maxsize)) - 1
+        if at < 0 or seq > self._holes[at][1]:
+            return False
+        first, last = self._holes[at]
+        self._holes[at : at + 1] = [each for each in ((first, seq - 1), (seq + 1, last)) if each[0] <= each[1]]
+        return True
 
 
 class _Sealed(_Log):

@@ -33,7 +33,8 @@ START_SECONDS: Final = 60.0
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_SECONDS: Final = 30.0
 _CONTROL = "control"
-_EXIT_SECONDS: Final = 5.0
+# The sinks have five seconds (Exporter.stop); what comes behind them in the control process wants its own.
+_EXIT_SECONDS: Final = 10.0
 
 
 class StartError(Exception):

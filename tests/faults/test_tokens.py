@@ -43,17 +43,17 @@ def judged(made, *, loses):
     return made.judge(loses=loses)
 
 
-@pytest.mark.timeout(120 + 30 * ROUNDS)
+@pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_a_token_that_is_away_when_segments_are_due_and_comes_back_loses_nothing(made, token, capfd):
     made.start()
     callers = made.ask(pause=0.0)
     for _ in range(ROUNDS):
         callers.more(200)
         token.away()
-        callers.more(1200, 60)
+        callers.more(1200, 240)
         token.back()
         there = len(callers.told)
-        wait_until(lambda start=there: any(each.allowed for each in callers.told[start:]), 30, "a trail again")
+        wait_until(lambda start=there: any(each.allowed for each in callers.told[start:]), 120, "a trail again")
     found = judged(made, loses=True)
     refused = sum(each.reason == "audit_unavailable" for each in callers.told)
     segments = sum(log.segments for log in found.report.logs)
@@ -65,7 +65,7 @@ def test_a_token_that_is_away_when_segments_are_due_and_comes_back_loses_nothing
         )
 
 
-@pytest.mark.timeout(120 + 30 * ROUNDS)
+@pytest.mark.timeout(300 + 60 * ROUNDS)
 def test_sessions_and_processes_that_are_killed_lose_nothing(made, capfd):
     rng = random.Random(SEED)
     made.start()

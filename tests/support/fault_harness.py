@@ -115,7 +115,7 @@ class Callers:
             thread.join()
         assert self.broken is None, self.broken
 
-    def more(self, count: int, seconds: float = 30) -> None:
+    def more(self, count: int, seconds: float = 120) -> None:
         """Wait until that many further answers came."""
         wanted = len(self.told) + count
         wait_until(lambda: len(self.told) >= wanted or self.broken, seconds, f"{count} answers")
@@ -315,10 +315,10 @@ def kill(installation: Installation, victim: str, *, at_once: bool = True) -> No
     old = sidecar.children(f"server.{victim}")
     for pid in old:
         os.kill(pid, signal.SIGKILL)
-    wait_until(partial(_replaced, sidecar, victim, old), 30, f"a new {victim}")
+    wait_until(partial(_replaced, sidecar, victim, old), 120, f"a new {victim}")
     if not at_once:
         wait_until(
-            lambda: installation.report().status == 0, 15, f"{[str(each) for each in installation.report().problems]}"
+            lambda: installation.report().status == 0, 60, f"{[str(each) for each in installation.report().problems]}"
         )
     installation.verified()
 

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+from altered import add, bounds, files, flip
 from trails import EVERYTHING, KEYS, entries, lines, new_spool, trail
 
 from ext_authz.audit.event import lifecycle_event
@@ -189,3 +190,21 @@ def test_segments_written_before_a_moment_are_passed_over(tmp_path: Path) -> Non
     latest = log(tmp_path, "worker-0", [NOW + 2], start=NOW + 2)
     assert read(found) == [(latest, 0)], "what comes later is read"
     assert len(read(trail(tmp_path))) == 3
+
+
+def test_what_a_given_up_segment_lost_in_its_middle_is_read_from_the_next_one(tmp_path: Path) -> None:
+    spool = new_spool(tmp_path)
+    add(spool, 10)
+    assert spool.sync()
+    add(spool, 6)
+    spool.keys.wait(1, 5)
+    with spool._disk_lock:
+        assert spool._renew()  # as after a failed sync: it repeats events 10 to 15
+    add(spool, 4)
+    spool.close()
+    first, _ = files(tmp_path)
+    for lost in (bounds(first)[15][0], bounds(first)[12][0], bounds(first)[11][0]):
+        flip(first, lost + 30)
+        found = trail(tmp_path)
+        assert sorted(seq for _, seq in read(found)) == list(range(20))
+        assert found.gaps() == []
