@@ -103,7 +103,7 @@ class Delivery:
         self._gone = Position()
         self._unsaved = False
         self._saved = 0.0
-        self._accepted = 0
+        self._accepted = self._accepted_before = 0
         self._doubted: dict[str, int] = {}
         self._noticed: dict[str, float] = {}
 
@@ -152,9 +152,10 @@ class Delivery:
         held = isinstance(error, Hold)
         state = "held" if held else "down"
         reason = _reason(error)
-        self.condition = replace(
-            was, state=state, retries=was.retries + 1, failures_in_a_row=was.failures_in_a_row + 1, last_error=reason
-        )
+        # A sink that takes some of what it is given between its failures is not to wait ever longer for the rest.
+        row = was.failures_in_a_row + 1 if self._accepted == self._accepted_before else 1
+        self._accepted_before = self._accepted
+        self.condition = replace(was, state=state, retries=was.retries + 1, failures_in_a_row=row, last_error=reason)
         if state != self._reported and (held or self.condition.failures_in_a_row >= REPORTED_FAILURES):
             self._reported = state
             self._report(self.sink.name, state, reason)

@@ -94,7 +94,7 @@ def test_sinks_that_fail_in_every_way_have_everything_in_the_end(install, capfd)
     for name in ("flapping", "hanging", "splunk", "otlp"):
         rigs[name].fault, rigs[name].after = itertools.repeat(None), False
     for name in rigs:
-        made.until_delivered(name)
+        made.until_delivered(name, 150 + 5 * ROUNDS)
     assert made.sidecar.stop() == 0
     made.deliver_rest()
     found = made.judge()
@@ -123,7 +123,7 @@ def test_a_real_server_killed_and_restarted_again_and_again_has_everything(insta
         callers.more(20)
         rig.up()
     callers.stop()
-    made.until_delivered("sink")
+    made.until_delivered("sink", 150 + 5 * ROUNDS)
     assert made.sidecar.stop() == 0
     made.deliver_rest()
     if kind is SyslogRig:

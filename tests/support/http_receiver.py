@@ -117,7 +117,7 @@ class Receiver:
                 handler.wfile.write(bytes([byte]))
                 if stopping.wait(0.1):
                     return
-        if reply.how == "cut":
+        elif reply.how == "cut":
             handler.wfile.write(body[: len(body) // 2])
             handler.wfile.flush()
             _reset(handler)

@@ -28,6 +28,7 @@ IDLE_SECONDS: Final = 60.0
 
 _LABEL: Final = b"ext-authz pkcs11 1\0"
 _PATIENCE: Final = SECONDS + 10.0
+_MAX_VERSION: Final = 64
 _GOODBYE: Final = 0.5
 _MAX_ANSWER: Final = 64 * 1024
 _PROGRAM: Final = str(Path(__file__).with_name("pkcs11_process.py"))
@@ -62,7 +63,7 @@ class Pkcs11Key:
         """As the port says."""
         if (wrapped.provider, wrapped.key_id) != ("pkcs11", self.place.name):
             raise KeyUnavailableError(f"wrapped by `{wrapped}`, and the key given is `pkcs11:{self.place.name}`")
-        if len(wrapped.blob) != _BLOB:
+        if len(wrapped.blob) != _BLOB or len(wrapped.key_version) > _MAX_VERSION:
             raise AlteredError("the wrapped data key was altered")
         asked = {"ask": "unwrap", "blob": wrapped.blob.hex(), "version": wrapped.key_version}
         answer = self._ask({**asked, "about": self._about(context)})

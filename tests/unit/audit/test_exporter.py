@@ -1,6 +1,7 @@
 """From the trail to the sinks: everything, in order, at least once, and nobody waits for anybody."""
 
 import errno
+import itertools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -114,6 +115,28 @@ def test_a_sink_that_is_down_loses_nothing_and_is_tried_again_with_growing_pause
     sink.down = False
     drain(delivery)
     assert sink.got == lines
+
+
+def test_a_sink_that_takes_some_between_its_failures_does_not_wait_ever_longer(trail: Path, spool: Spool) -> None:
+    lines = fill(spool, 40)
+    sink = ListSink()
+    delivery = deliverer(trail, sink, events=2, jitter=lambda: 1.0)
+    real, calls = sink.deliver, itertools.count()
+
+    def flapping(items: Any) -> Any:
+        if next(calls) % 3:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "no")
+        return real(items)
+
+    sink.deliver = flapping  # type: ignore[method-assign]
+    pauses = []
+    while len(sink.got) < len(lines):
+        try:
+            drain(delivery)
+        except ConnectionRefusedError as error:
+            pauses.append(delivery.failed(error))
+    assert sink.got == lines
+    assert set(pauses) == {0.5, 1.0}
 
 
 def test_a_torn_last_frame_waits_for_its_end(trail: Path, spool: Spool) -> None:

@@ -62,6 +62,16 @@ def test_it_is_aes_gcm_that_another_implementation_opens(token):
     assert AESGCM(raw).decrypt(blob[:12], blob[12:], about) == DATA_KEY
 
 
+def test_a_version_that_no_token_has_is_refused_before_it_is_asked(token):
+    key = opened(token)
+    wrapped = key.wrap(DATA_KEY, NAME.context)
+    with pytest.raises(AlteredError):
+        key.unwrap(replace(wrapped, key_version="0" * 70_000), NAME.context)
+    for version in ("", "1", "01\n", "zz", "0a"):
+        with pytest.raises(KeyUnavailableError, match="no key of this name with the id"):
+            key.unwrap(replace(wrapped, key_version=version), NAME.context)
+
+
 def test_no_nonce_comes_twice(token):
     key = opened(token)
     nonces = {key.wrap(DATA_KEY, NAME.context).blob[:12] for _ in range(50)}
