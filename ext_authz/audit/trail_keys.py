@@ -69,6 +69,9 @@ class TrailKeys:
         if self.encryption.scheme == "pkcs11":
             # One process tries the PIN before all of them do: tokens count wrong ones, and lock.
             self.open().wrap(bytes(DATA_KEY_BYTES), {"app": "ext-authz", "purpose": "start"})
+        elif self.encryption.scheme == "file":
+            # A key service is asked later, and may be away; a file that is missing now will not come.
+            self.open()
         open_signer(self.signing, self._environ, create=self._signing is None)
         if self._signing is None:
             warnings.append(

@@ -22,6 +22,7 @@ from ext_authz.cli.frame import (
     ConfigOption,
     complain,
     console,
+    counted,
     moment_of,
     printable,
     say,
@@ -84,6 +85,7 @@ def access(
     from ext_authz.tools.access import Question
     from ext_authz.tools.access import access as answer
     from ext_authz.tools.access_facts import ANONYMOUS, holders_of, resource_facts, subject_facts
+    from ext_authz.tools.access_names import unheard_of
 
     now_ns = moment_of(at, "--at") if at else time.time_ns()
     about_subject: dict[str, Sequence[str]] = {
@@ -118,6 +120,8 @@ def access(
         resource=resource_facts(resource, about_resource, snapshot) if resource else None,
     )
     _show(answer(snapshot.policies, asked, holders_of(inputs)), asked, form)
+    for each in unheard_of(snapshot.policies, asked, role or ()):
+        complain(f"warning: {printable(each)}")
 
 
 def _consistent(
@@ -226,7 +230,7 @@ def _unused(
     elif form is Form.CSV:
         _print_csv(columns, rows)
     else:
-        say(f"{total.allows} allowed requests, {total.first or '-'} to {total.last or '-'}")
+        say(f"{counted(total.allows, 'allowed request')}, {total.first or '-'} to {total.last or '-'}")
         if rows:
             _print_table(["policy", "part", "not used", "uses before", "last used"], rows)
         else:
@@ -234,14 +238,17 @@ def _unused(
     if not total.first or total.first > since:
         complain(f"warning: the trail does not reach back {period}: what it does not show may have been used before")
     if total.unreadable:
-        complain(f"warning: {total.unreadable} events do not say who asked for what")
+        complain(f"warning: {counted(total.unreadable, 'event does', 'events do')} not say who asked for what")
 
 
 def _print_table(titles: list[str], rows: list[list[str]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*titles, box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title in titles:
+        # A name that is cut off is no name: what is too long for its column goes on in the next line.
+        table.add_column(title, overflow="fold")
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
     console().print(table)

@@ -9,6 +9,7 @@ Non-goal: proof (audit_proof.py), files for others (audit_export.py), sums (audi
 import os
 import sys
 import time
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -153,7 +154,7 @@ def _line(event: dict[str, Any]) -> str:
     if "decision" not in event:
         details = event.get("record") or event.get("details") or {}
         parts = [str(event.get("event", event.get("schema", "?"))), str(event.get("result", ""))]
-        parts += [_detail(name, value) for name, value in details.items()] if isinstance(details, dict) else []
+        parts += _details(details) if isinstance(details, dict) else []
         problems = event.get("diagnostics")
         parts.append("; ".join(map(str, problems)) if isinstance(problems, list) else "")
         return printable(" ".join(part for part in (time_text, *parts) if part))
@@ -189,7 +190,24 @@ def _noticed(event: dict[str, Any]) -> tuple[str, ...]:
     return ("ALERT", *(str(event.get(name) or "") for name in names), f"(alert {event.get('alert')})")
 
 
-def _detail(name: str, value: object) -> str:
+def _details(details: Mapping[str, Any]) -> Iterator[str]:
+    """Yield `name=value` of each detail, and `outer.name=value` of what is inside another one."""
+    for name, value in details.items():
+        if isinstance(value, dict):
+            yield from (_detail(inner, each, f"{name}.") for inner, each in value.items())
+        else:
+            yield _detail(name, value)
+
+
+def _detail(name: str, value: object, within: str = "") -> str:
     if name in {"expires_at", "before"} and isinstance(value, int):
-        return f"{name}={clock_text(value)}"
-    return f"{name}={str(value).lower() if isinstance(value, bool) else value}"
+        return f"{within}{name}={clock_text(value)}"
+    return f"{within}{name}={_value(value)}"
+
+
+def _value(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    import orjson
+
+    return orjson.dumps(value, default=str).decode()

@@ -26,7 +26,15 @@ from ext_authz.cli.audit_filters import (
     wanted,
 )
 from ext_authz.cli.audit_reading import Paths, open_trail, remarks
-from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, TrailKeyOption, complain, trail_paths
+from ext_authz.cli.frame import (
+    DEFAULT_CONFIG,
+    CommandError,
+    ConfigOption,
+    TrailKeyOption,
+    complain,
+    counted,
+    trail_paths,
+)
 
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Entry, Trail
@@ -88,7 +96,7 @@ def export(
             except (OSError, io.UnsupportedOperation) as error:
                 why = (getattr(error, "strerror", None) or str(error)).lower()
                 raise CommandError(f"cannot write `{out}`: {why}") from None
-            complain(f"{count} events in {out}")
+            complain(f"{counted(count, 'event')} in {out}")
     remarks(trail)
 
 

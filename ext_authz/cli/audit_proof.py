@@ -22,6 +22,7 @@ from ext_authz.cli.frame import (
     TrailKeyOption,
     complain,
     console,
+    counted,
     open_trail_key,
     printable,
     say,
@@ -116,24 +117,33 @@ def _show(report: "Report") -> None:
     verdict = _VERDICTS[report.status]
     what = "" if report.content else " (frames and their order only: nothing was decrypted, no signature checked)"
     verdict = "frames whole" if not (report.content or report.status) else verdict
-    line = f"{verdict}: {len(report.logs)} logs, {events} events{what}"
+    line = f"{verdict}: {counted(len(report.logs), 'log')}, {counted(events, 'event')}{what}"
     out.print(Text(line, style="bold red" if report.status else "bold green"))
+
+
+def _numbers(first: int, end: int) -> str:
+    if end <= first:
+        return ""
+    return f" (number {first})" if end == first + 1 else f" (numbers {first} to {end - 1})"
 
 
 def _show_log(log: "LogReport", *, content: bool) -> None:
     say(printable(log.log))
-    say(f"  {log.state}, {log.segments} segments, {log.events} events ({log.first} up to {log.end}), {log.bytes} bytes")
+    held = f"{counted(log.segments, 'segment')}, {counted(log.events, 'event')}{_numbers(log.first, log.end)}"
+    say(f"  {log.state}, {held}, {counted(log.bytes, 'byte')}")
     if content:
         if log.first_time:
             say(f"  from {printable(log.first_time)} to {printable(log.last_time)}")
         keys = ", ".join("+".join(key.split("+")[:2]) for key in log.keys) or "nobody"
-        say(f"  {log.covered} events signed by {printable(keys)}: {log.signed} of {log.checkpoints} checkpoints")
+        marks = f"{log.signed} of {counted(log.checkpoints, 'checkpoint')}"
+        say(f"  {counted(log.covered, 'event')} signed by {printable(keys)}: {marks}")
         for wrapped, count in log.wrapped_by.items():
-            say(f"  {count} data keys wrapped by {printable(wrapped)}")
+            say(f"  {counted(count, 'data key')} wrapped by {printable(wrapped)}")
     for gap in log.gaps:
-        say(printable(f"  gap on record: {gap['count']} events were dropped between {gap['since']} and {gap['until']}"))
+        dropped = counted(gap["count"], "event was", "events were")
+        say(printable(f"  gap on record: {dropped} dropped between {gap['since']} and {gap['until']}"))
     if log.removed:
-        say(f"  {log.removed} segments before these were removed")
+        say(f"  {counted(log.removed, 'segment')} before these {'was' if log.removed == 1 else 'were'} removed")
     for note in log.notes:
         say(f"  {printable(note)}")
 

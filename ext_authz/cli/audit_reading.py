@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ext_authz.cli.frame import CommandError, complain, open_trail_key, printable, trail_paths
+from ext_authz.cli.frame import CommandError, complain, counted, open_trail_key, printable, trail_paths
 
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Trail
@@ -29,7 +29,7 @@ def open_trail(paths: list[Path] | None, config: Path, key: str) -> "Trail":
 def remarks(trail: "Trail") -> None:
     """Say on stderr what could not be read; reading proves nothing, but it need not hide it."""
     if trail.damaged:
-        complain(f"warning: {trail.damaged} damaged events were passed over")
+        complain(f"warning: {counted(trail.damaged, 'damaged event was', 'damaged events were')} passed over")
     for problem in trail.problems:
         complain(f"warning: {printable(problem)}")
     for name in trail.shredded:

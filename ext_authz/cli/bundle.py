@@ -19,6 +19,7 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     JsonOption,
+    counted,
     moment_of,
     printable,
     say,
@@ -124,10 +125,7 @@ def build(
         raise CommandError(f"cannot read `{folder}`: {(error.strerror or str(error)).lower()}") from None
     _write(output, archive, 0o644)
     signed = "" if private is not None else "; nobody has signed it yet (`ext-authz bundle sign`)"
-    say(
-        f"{output}: `{name}` revision {revision}, {count} policies in {len(files)} files, "
-        f"until {time_text(ends)}{signed}"
-    )
+    say(f"{output}: `{name}` revision {revision}, {_content(count, len(files))}, until {time_text(ends)}{signed}")
 
 
 @app.command()
@@ -185,7 +183,7 @@ def verify(
     made = found.manifest
     signers = ", ".join(each[:16] for each in found.signed_by)
     say(
-        f"{file}: whole; `{made.name}` revision {made.revision}, {count} policies in {len(made.files)} files, "
+        f"{file}: whole; `{made.name}` revision {made.revision}, {_content(count, len(made.files))}, "
         f"until {time_text(made.expires_at)}, signed by {signers}"
     )
 
@@ -245,6 +243,10 @@ def fetch(config: ConfigOption = DEFAULT_CONFIG) -> None:
     facts = None if inputs is None else inputs.bundle
     assert facts is not None  # noqa: S101  a bundle was adopted
     say(f"bundle `{facts.name}` revision {facts.revision} is kept in {settings.run_dir}")
+
+
+def _content(policies: int, files: int) -> str:
+    return f"{counted(policies, 'policy', 'policies')} in {counted(files, 'file')}"
 
 
 def _plain(manifest: "Manifest", signed: list[str]) -> dict[str, Any]:

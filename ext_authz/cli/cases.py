@@ -23,6 +23,7 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     complain,
+    counted,
     printable,
     report,
     say,
@@ -175,7 +176,7 @@ def _show_summary(results: "Report") -> None:
     failed = len(results.failed)
     passed = len(results.results) - failed
     total = len(results.covered) + len(results.uncovered)
-    share = f"{len(results.covered)} of {total} policies applied ({results.coverage:.0f} %)"
+    share = f"{len(results.covered)} of {counted(total, 'policy', 'policies')} applied ({results.coverage:.0f} %)"
     if results.conditions:
         share += f", {results.condition_coverage:.0f} % of conditions both ways"
     say(f"{passed} passed, {failed} failed; {share}")

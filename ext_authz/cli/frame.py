@@ -47,6 +47,11 @@ TrailKeyOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """Return `1 policy`, `2 policies`; `many` is `one` with an s unless it is given."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
 class CommandError(Exception):
     """A command cannot do what it was asked to; the text is for the user."""
 

@@ -23,6 +23,7 @@ from ext_authz.cli.frame import (
     TrailKeyOption,
     complain,
     console,
+    counted,
     printable,
     say,
     trail_key,
@@ -154,9 +155,10 @@ def folded(fold: "Fold[Any]", chunks: "Sequence[Chunk]", doing: str) -> Iterator
 def _show(made: dict[str, Any]) -> None:
     events, outcomes = made["events"], made["outcomes"]
     span = f", {printable(events['first'])} to {printable(events['last'])}" if events["first"] else ""
-    say(f"{events['replayed']} of {events['requests']} requests decided again{span}")
+    say(f"{events['replayed']} of {counted(events['requests'], 'request')} decided again{span}")
     against = made["against"]
-    say(f"against {against['policies']} policies, revision {against['policies_revision']}")
+    policies = counted(against["policies"], "policy", "policies")
+    say(f"against {policies}, revision {against['policies_revision']}")
     say()
     table = [
         ("as before", outcomes["same"]),

@@ -136,8 +136,11 @@ class Supervisor:
             child.ready = True
             child.lines = payload.decode().splitlines()
         elif kind is Kind.FAILED:
-            self._fatal = self._fatal or payload.decode()
-            log.line(child.name, payload.decode())
+            reason = payload.decode()
+            if not self._announced and not self._fatal:
+                self._fatal = reason  # it ends the start, and is told by whoever started us
+            elif self._announced or reason != self._fatal:
+                log.line(child.name, reason)
         elif kind is Kind.SNAPSHOT:
             self._inputs = payload
             for worker in self._workers:

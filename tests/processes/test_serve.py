@@ -240,3 +240,20 @@ def test_a_mistake_in_the_files_is_told_at_its_place_and_nothing_starts(tmp_path
     assert "policies.yaml:5:3: " in sidecar.stderr()
     assert "Traceback" not in sidecar.stderr()
     assert not (tmp_path / "0.sock").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        ("file:lost.key", "audit trail: cannot read `{folder}/lost.key`: no such file or directory"),
+        ("vault:trail", "VAULT_ADDR"),
+    ],
+)
+def test_a_key_of_the_trail_that_is_not_there_is_told_once_and_nothing_starts(tmp_path, key, told, monkeypatch):
+    monkeypatch.delenv("VAULT_ADDR", raising=False)
+    configuration = configure(tmp_path)
+    configuration.write_text(configuration.read_text() + f'audit: {{encryption: {{key: "{key}"}}}}\n')
+    sidecar = Sidecar(configuration)
+    assert sidecar.process.wait(60) == 2
+    assert sidecar.stderr().count(told.format(folder=tmp_path)) == 1, sidecar.stderr()
+    assert not (tmp_path / "0.sock").exists()

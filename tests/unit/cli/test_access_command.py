@@ -42,6 +42,28 @@ def test_the_catalog_says_what_the_resource_is(config, capfd):
     assert orjson.loads(ran(capfd, "access", "-c", config, *high).out) == {"allowed": [], "never": []}
 
 
+def test_a_name_that_no_policy_has_is_pointed_out_beside_the_answer(config, capfd):
+    done = ran(capfd, "access", "-c", config, "--action", "read_dat", "--resource", "datasets/clicks")
+    assert (done.status, done.out) == (0, "nobody, ever\n")
+    assert done.err == (
+        "warning: no policy names the action `read_dat`, did you mean `read_data`?\n"
+        "warning: no policy names the resource type `datasets`, did you mean `dataset`?\n"
+    )
+    done = ran(capfd, "access", "-c", config, "--subject", "bob", "--role", "data_scientists\x1b")
+    assert done.out == "nothing\n"
+    assert done.err == ("warning: no policy names the role `data_scientists\\x1b`, did you mean `data_scientist`?\n")
+    assert ran(capfd, "access", "-c", config, "--subject", "bob", "--role", "mlops_engineer").err == ""
+
+
+def test_a_table_cuts_no_name_off(tmp_path, capfd):
+    member = "spiffe://ml.example/ns/" + "a-namespace-with-a-long-name/" * 8 + "sa/caller"
+    bindings = f'identity:\n  role_bindings:\n    - {{role: data_scientist, members: ["{member}"]}}\n'
+    config = project(tmp_path, MINIMAL + LAKE + bindings, {"policies.yaml": SEED_POLICIES})
+    out = ran(capfd, "access", "-c", config, "--action", "read_data", "--resource", "dataset/clicks").out
+    assert "…" not in out
+    assert "a-namespace-with-a-long-name/" in out
+
+
 def test_what_a_subject_may_do_by_its_bindings(config, capfd):
     certificate = ran(capfd, "access", "-c", config, "--subject", "spiffe://ml.example/ns/research/sa/x")
     assert "data_scientist_training" in certificate.out

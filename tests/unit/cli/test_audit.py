@@ -66,6 +66,19 @@ def test_changes_of_state_are_shown_with_times_as_people_write_them(tmp_path, ca
     )
 
 
+def test_what_a_new_log_says_of_the_one_before_it_is_spelled_out(tmp_path, capfd):
+    before = {"log_id": "worker-0-old", "size": 16, "root": "ab12", "sealed": True, "key": None}
+    details = {"log_id": LOG, "previous": before, "hosts": ["a", "b"]}
+    started = {"schema": "ext_authz.lifecycle/1", "seq": 0, "time": "2026-11-23T10:00:00.000000Z", "event": "log_started",
+               "result": "ok", "details": details}  # fmt: skip
+    write_run(tmp_path, [json.dumps(started).encode()])
+    out = ran(capfd, "audit", "cat", "-c", project(tmp_path)).out
+    assert out == (
+        f"2026-11-23T10:00:00.000000Z log_started ok log_id={LOG} previous.log_id=worker-0-old previous.size=16"
+        ' previous.root=ab12 previous.sealed=true previous.key=null hosts=["a","b"]\n'
+    )
+
+
 def test_alerts_and_gaps_are_told_in_words(tmp_path, capfd):
     alert = {
         "schema": "ext_authz.alert/1", "time": "2026-11-23T10:00:03Z", "status": "firing", "severity": "low", "alert": "0e95",
@@ -143,7 +156,7 @@ def test_what_is_damaged_or_missing_is_said(config, capfd):
     path.write_bytes(data)
     done = ran(capfd, "audit", "cat", "-c", config)
     assert done.status == 0
-    assert "1 damaged events" in done.err
+    assert "1 damaged event was passed over" in done.err
     assert "0 to 0 are missing" in done.err
 
 

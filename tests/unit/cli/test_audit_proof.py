@@ -34,7 +34,9 @@ def trail(config):
 def test_a_whole_trail_is_whole(config, trail, capfd):
     done = ran(capfd, "audit", "verify", "-c", config)
     assert (done.status, done.err) == (0, "")
-    assert done.out.splitlines()[-1] == "whole: 1 logs, 21 events"
+    assert done.out.splitlines()[-1] == "whole: 1 log, 21 events"
+    assert "  sealed, 1 segment, 21 events (numbers 0 to 20), " in done.out
+    assert "  1 data key wrapped by " in done.out
     assert "21 events signed by ext-authz/audit+" in done.out
 
 
@@ -49,7 +51,7 @@ def test_an_altered_trail_is_said_to_be_and_where(config, trail, capfd):
     done = ran(capfd, "audit", "verify", "-c", config)
     assert done.status == 1
     assert f"altered: {files(trail)[0].name}: at byte " in done.out
-    assert "ALTERED: 1 logs" in done.out
+    assert "ALTERED: 1 log," in done.out
 
 
 def test_a_segment_whose_key_is_gone_cannot_be_decrypted(config, trail, capfd):

@@ -35,7 +35,7 @@ def test_a_folder_becomes_a_signed_archive_that_verifies(here, capfd):
     assert ran(capfd, "bundle", "sign", "b.tar.gz", "--key", "k.pem").status == 0
     verified = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--name", "ml-prod")
     assert verified.status == 0
-    assert "whole; `ml-prod` revision 3, 1 policies in 3 files" in verified.out
+    assert "whole; `ml-prod` revision 3, 1 policy in 3 files" in verified.out
     other = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--name", "ml-test")
     assert (other.status, "(other_name)" in other.err) == (1, True)
     late = ran(capfd, "bundle", "verify", "b.tar.gz", "--key", "k.pem.pub", "--at", "2099-01-01T00:00:00Z")

@@ -33,6 +33,7 @@ def test_it_says_who_loses(trail, office, capfd):
     done = ran(capfd, "replay", trail, "--against", office)
     assert (done.status, done.err) == (0, "")
     assert "2 of 2 requests decided again" in done.out
+    assert "\nagainst 1 policy, revision " in done.out
     assert "1 LOSE access" in done.out
     assert "by policy: open 1" in done.out
     assert "allowed (open)" in done.out
