@@ -98,6 +98,7 @@ def explain(
     config: ConfigOption = DEFAULT_CONFIG,
     json: JsonOption = False,
     at: Annotated[str, typer.Option("--at", metavar="TIME", help="Decide as of this time (RFC 3339).")] = "",
+    whole: Annotated[bool, typer.Option("--all", help="Show policies too that do not concern the request.")] = False,
 ) -> int:
     """Decide one request as the server would, and say why.
 
@@ -117,7 +118,7 @@ def explain(
     else:
         from ext_authz.cli.shown import show_explained
 
-        show_explained(console(), explained)
+        show_explained(console(), explained, whole=whole)
     return DONE
 
 

@@ -3,9 +3,11 @@
 Law: everything shown may come from an attacker: control characters are escaped, markup is off.
 """
 
-from typing import TYPE_CHECKING, Any
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
-from ext_authz.cli.frame import printable
+from ext_authz.cli.frame import counted, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,8 +15,13 @@ if TYPE_CHECKING:
 _STYLES = {"allow": "bold green", "deny": "bold red"}
 
 
-def show_explained(console: "Console", explained: dict[str, Any]) -> None:
-    """Print the decision object of `explain`."""
+_SHORT: Final = 10
+"""So many policies are shown whatever became of them."""
+_ELSEWHERE: Final = {"subjects": "for other subjects", "resources": "of other resources", "actions": "of other actions"}
+
+
+def show_explained(console: "Console", explained: dict[str, Any], *, whole: bool = False) -> None:
+    """Print the decision object of `explain`; policies that do not concern the request only if few, or `whole`."""
     from rich.table import Table
     from rich.text import Text
 
@@ -33,8 +40,9 @@ def show_explained(console: "Console", explained: dict[str, Any]) -> None:
     console.print(facts)
     if explained["trace"]:
         console.print()
+        shown, others = _concerned(explained["trace"], whole=whole)
         trace = Table("policy", "matched", "failed at", "detail", box=None, pad_edge=False)
-        for each in explained["trace"]:
+        for each in shown:
             cells = (
                 each.get("policy_id"),
                 "yes" if each.get("matched") else "no",
@@ -42,7 +50,10 @@ def show_explained(console: "Console", explained: dict[str, Any]) -> None:
                 each.get("detail"),
             )
             trace.add_row(*(Text(printable(str(cell or ""))) for cell in cells))
-        console.print(trace)
+        if shown:
+            console.print(trace)
+        if others:
+            console.print(Text(others))
     if explained["trace"] and explained["decision"] == "deny" and not explained["would_allow_if"]:
         console.print()
         console.print("would be allowed by no change of subject and context alone")
@@ -51,6 +62,17 @@ def show_explained(console: "Console", explained: dict[str, Any]) -> None:
         console.print("would be allowed:")
         for each in explained["would_allow_if"]:
             console.print(Text(f"  - {printable(str(each))}"))
+
+
+def _concerned(trace: Sequence[Mapping[str, Any]], *, whole: bool) -> tuple[list[Mapping[str, Any]], str]:
+    """Return the policies to show and, of what is left out, how many there are and why."""
+    near = [each for each in trace if each.get("matched") or each.get("failed_at") not in _ELSEWHERE]
+    left = len(trace) - len(near)
+    if whole or len(trace) <= _SHORT or not left:
+        return list(trace), ""
+    counts = Counter(str(each["failed_at"]) for each in trace if each.get("failed_at") in _ELSEWHERE)
+    why = ", ".join(f"{counts[part]} {words}" for part, words in _ELSEWHERE.items() if counts[part])
+    return near, f"{counted(left, 'policy does', 'policies do')} not concern it: {why} (`--all` shows them)"
 
 
 def _facts(explained: dict[str, Any]) -> list[tuple[str, str]]:

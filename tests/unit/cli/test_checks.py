@@ -140,6 +140,28 @@ def test_explain_for_people_shows_no_control_characters(lake, capfd):
         assert "\x1b" not in done.out
 
 
+def test_explain_counts_the_policies_that_do_not_concern_the_request_among_many(lake, capfd):
+    others = [
+        f"  - {{id: p{n}, subjects: [{{role: r{n}}}], resources: [{{type: dataset}}], actions: [x]}}" for n in range(8)
+    ]
+    others += ["  - {id: models, subjects: [{auth: anonymous}], resources: [{type: model}], actions: [x]}"]
+    near = "  - {id: near, subjects: [{auth: anonymous}], resources: [{type: dataset}], actions: [read_data], conditions: [{ip_range: 192.0.2.0/24}]}"
+    file = lake.parent / "policies.yaml"
+    file.write_text("\n".join(["policies:", *others, near, ""]))
+    short = ran(capfd, "explain", lake.parent / "request.json", "-c", lake)
+    assert "p7" in short.out  # ten are shown
+    more = "  - {id: another, subjects: [{auth: anonymous}], resources: [{type: dataset}], actions: [write_data]}"
+    file.write_text("\n".join(["policies:", *others, near, more, ""]))
+    short = ran(capfd, "explain", lake.parent / "request.json", "-c", lake).out
+    assert "near " in short
+    assert "p7" not in short
+    told = "10 policies do not concern it: 8 for other subjects, 1 of other resources, 1 of other actions (`--all` shows them)"
+    assert told in short
+    whole = ran(capfd, "explain", lake.parent / "request.json", "--all", "-c", lake).out
+    assert told not in whole
+    assert all(f"p{n} " in whole for n in range(8))
+
+
 def test_explain_reads_stdin(lake, capfd, monkeypatch):
     monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(request(path="/healthz").encode())))
     done = ran(capfd, "explain", "-", "-c", lake)
