@@ -9,6 +9,7 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final, Self
 
 import yaml
@@ -48,11 +49,17 @@ class Diagnostic:
             head = f"{self.mark}: warning: {self.message}" if self.mark else f"warning: {self.message}"
         if self.mark is None or texts is None or self.mark.file not in texts:
             return head
-        lines = texts[self.mark.file].splitlines()
+        lines = _lines(texts[self.mark.file])
         if not 0 < self.mark.line <= len(lines):
             return head
         line = _PIN.sub(r"\1…", lines[self.mark.line - 1].replace("\t", " "))
         return f"{head}\n  {line}\n  {' ' * (self.mark.column - 1)}^"
+
+
+@lru_cache(maxsize=2)
+def _lines(text: str) -> list[str]:
+    """Return the lines of a text: ten thousand mistakes in one file ask for them ten thousand times."""
+    return text.splitlines()
 
 
 class DocumentError(Exception):
