@@ -61,7 +61,6 @@ def start(
     processes: Processes, directory: Path, settings: EnvoySettings, *, concurrency: int = 1, name: str = "envoy"
 ) -> Envoy:
     """Write the configuration into `directory`, start Envoy and wait until it serves. Raises StartError."""
-    binary = find()
     directory.mkdir(parents=True, exist_ok=True)
     file = directory / f"{name}.yaml"
     file.write_text(generate(settings), encoding="utf-8")
@@ -69,6 +68,14 @@ def start(
     access_log.unlink(missing_ok=True)
     admin = Path(Address.parse(settings.admin).path)
     admin.unlink(missing_ok=True)
+    return start_file(processes, file, admin, access_log, concurrency=concurrency, name=name)
+
+
+def start_file(
+    processes: Processes, file: Path, admin: Path, access_log: Path, *, concurrency: int = 1, name: str = "envoy"
+) -> Envoy:
+    """Start Envoy with the configuration in `file`, as it is, and wait until it serves. Raises StartError."""
+    binary = find()
     command = [str(binary), "--config-path", str(file), "--concurrency", str(concurrency), "--log-level", "warning"]
     command += ["--disable-hot-restart", "--file-flush-interval-msec", str(_FLUSH_MILLISECONDS)]
     child = processes.start(name, command)

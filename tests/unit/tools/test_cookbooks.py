@@ -2,57 +2,20 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 from datetime import datetime
-from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import yaml
 from command_line import ran
-from projects import MINIMAL, project
+from cookbooks import recipes
+from projects import project
 
-from ext_authz.documents import load, to_plain
-from ext_authz.policy.reader import Reader
 from ext_authz.tools.case_reader import load_cases
-from ext_authz.tools.case_tables import read_fixtures, spelled_out
 
-DOCS = Path(__file__).parents[3] / "docs"
 OPA = os.environ.get("EXT_AUTHZ_OPA") or shutil.which("opa")
 AT = "2026-11-23T10:00:00Z"
-
-
-class Recipe(NamedTuple):
-    title: str
-    blocks: tuple[tuple[str, str], ...]
-    differs: frozenset[str]
-
-    def yaml(self, key):
-        """The text of the one YAML block that has `key` at its top; None where there is none."""
-        found = [text for kind, text in self.blocks if kind == "yaml" and key in yaml.safe_load(text)]
-        assert len(found) <= 1, key
-        return found[0] if found else None
-
-    def ours(self):
-        """Policies and configuration; a configuration's `policies` names files."""
-        texts = [text for kind, text in self.blocks if kind == "yaml"]
-        (policies,) = [text for text in texts if isinstance(yaml.safe_load(text).get("policies"), list)]
-        configs = [text for text in texts if isinstance(yaml.safe_load(text).get("policies"), dict)]
-        return policies, configs[0] if configs else MINIMAL
-
-
-def recipes(page):
-    sections = re.split(r"^## ", (DOCS / page).read_text(), flags=re.MULTILINE)[1:]
-    return [
-        Recipe(
-            section.splitlines()[0],
-            tuple(re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)),
-            frozenset(re.findall(r"^<!-- differs: (.*) -->$", section, re.MULTILINE)),
-        )
-        for section in sections
-    ]
 
 
 ALL = [(page, recipe) for page in ("cookbook-opa.md", "cookbook-istio.md") for recipe in recipes(page)]
@@ -85,15 +48,9 @@ def test_what_stands_beside_is_an_authorization_policy(recipe):
 
 
 def inputs(recipe):
-    """Name, input and expected decision of every case, tables spelled out by the very code that runs them here."""
-    root = load(recipe.yaml("tests"), "t.yaml")
-    reader = Reader()
-    fixtures = read_fixtures(reader, root)
-    for test in root.get("tests"):
-        for case in spelled_out(reader, test, fixtures):
-            data = to_plain(case)
-            yield data.pop("name"), typed(data), data.pop("expect")["decision"]
-    assert not reader.mistakes
+    """Name, input and expected decision of every case."""
+    for data in recipe.cases():
+        yield data.pop("name"), typed(data), data.pop("expect")["decision"]
 
 
 def typed(data):
