@@ -2,7 +2,7 @@
 
 Each is asked in its own idiom: Cedar with parsed policies and entities, Cerbos with its rule table built and 64 calls
 in flight on one connection. Cerbos's cost is the CPU time of its process alone. "nothing" is the same call where no
-policy has anything to say, so that what a call costs besides deciding can be told apart.
+policy has anything to say: what a call costs besides deciding.
 """
 
 import json
