@@ -33,13 +33,13 @@ def monitor(
     """
     import os
 
-    from ext_authz import wiring
     from ext_authz.audit.spool import AuditUnavailable
+    from ext_authz.config import load_inputs
     from ext_authz.monitor.feeds import Feed, TrailFeed
-    from ext_authz.server.central import CentralError, feed_of, watch
+    from ext_authz.server.central import SECTIONS, CentralError, feed_of, watch
     from ext_authz.state import StoreError
 
-    inputs, _ = wiring.load(config, os.environ)
+    inputs = load_inputs(config, os.environ, SECTIONS)
 
     def open_trail(paths: list[Path]) -> Feed:
         try:

@@ -179,20 +179,30 @@ class Draft:
     bundle_error: BundleError | None = None
 
 
-def load_inputs(path: FilePath, environ: Mapping[str, str]) -> Inputs:
-    """Read the configuration and every file it names. Raises DocumentError with every mistake at once."""
-    draft = read_inputs(path, environ)
+def load_inputs(path: FilePath, environ: Mapping[str, str], only: frozenset[str] | None = None) -> Inputs:
+    """Read the configuration and every file it names. Raises DocumentError with every mistake at once.
+
+    With `only`, nothing but these sections is looked at, as `config.load` does; there are no policies then.
+    """
+    draft = read_inputs(path, environ, only=only)
     if draft.mistakes or draft.inputs is None:
         raise DocumentError(draft.mistakes, draft.texts)
     return draft.inputs
 
 
-def read_inputs(path: FilePath, environ: Mapping[str, str], *, archive: bytes | None = None) -> Draft:
+def read_inputs(
+    path: FilePath,
+    environ: Mapping[str, str],
+    *,
+    archive: bytes | None = None,
+    only: frozenset[str] | None = None,
+) -> Draft:
     """Read the configuration and every file it names; mistakes are in the result.
 
-    `archive` is a bundle that came just now; without it the one kept in `run_dir` is verified again.
+    `archive` is a bundle that came just now; without it the one kept in `run_dir` is verified again. `only` as in
+    `load_inputs`.
     """
-    loaded = read(path, environ)
+    loaded = read(path, environ, only)
     if loaded.settings is None or loaded.node is None:
         return Draft(None, loaded.mistakes, {loaded.file: loaded.text})
     collected = _Collected(loaded, loaded.settings, loaded.node)

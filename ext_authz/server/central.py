@@ -28,6 +28,9 @@ from ext_authz.server.watching import collect_seldom, make_monitor, webhooks
 from ext_authz.state import StoreError
 from ext_authz.state.opening import open_replicator, open_store
 
+SECTIONS: Final = frozenset({"server", "run_dir", "audit", "state", "monitor", "log"})
+"""Of the configuration; of `server` only whom `trusted_proxies` exempts. Nothing is decided here: policies, routes and
+identities need not be there, and are not looked at."""
 LOOK_SECONDS: Final = 0.25
 PRUNE_SECONDS: Final = 60.0
 
@@ -39,6 +42,7 @@ class CentralError(Exception):
 def watch(inputs: Inputs, open_feed: Callable[[], Feed], ready: Callable[[], None] = lambda: None) -> None:
     """Watch until SIGTERM, SIGINT or the end of the events. Raises CentralError, StoreError, KeyUnavailableError."""
     settings = inputs.settings
+    log.use(settings.log.format)
     if settings.monitor is None:
         raise CentralError("the configuration has no `monitor` section")
     config.prepare_run_dir(settings.run_dir)

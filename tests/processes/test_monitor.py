@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 
 import jwt as pyjwt
@@ -240,3 +242,23 @@ def test_alerts_reach_alertmanager_and_slack_and_nothing_else_does(start):
     assert alert["startsAt"] < alert["endsAt"]
     assert [each.path for each in chat.requests] == ["/services/T/B/secret"]
     assert f"subject {SCORER}" in json.loads(chat.requests[0].body)["text"]
+
+
+@pytest.mark.parametrize(
+    ("more", "status", "said"),
+    [
+        ("", 0, "watching\n"),
+        ("policies: {files: [nowhere.yaml]}\nidentity: {jwt: [{issuer: '${UNSET}'}]}\n", 0, "watching\n"),
+        ("log: {format: json}\n", 0, '"level": '),
+        ("polices: {}\n", 2, "`polices`"),
+        ("audit: {spool: {retain: soon}}\n", 2, "`soon` is not a duration"),
+    ],
+)
+def test_a_central_monitor_needs_no_policies_and_reads_what_it_uses(tmp_path, more, status, said):
+    (tmp_path / "ext-authz.yaml").write_text("run_dir: run\nmonitor: {}\n" + more)
+    done = subprocess.run(
+        [sys.executable, "-m", "ext_authz", "monitor", "-", "-c", str(tmp_path / "ext-authz.yaml")],
+        input="", cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr
+    assert said in done.stdout + done.stderr
