@@ -192,7 +192,7 @@ class Desk:
         if seen is None:
             text = "It is not among the latest decisions; `ext-authz audit cat` has all that the trail holds."
             return _html(document("ext-authz", message_page("A decision on record", text)), 404)
-        return _html(document("ext-authz", recorded_page(seen.event, *self._recorded(seen.event_id))))
+        return _html(document("ext-authz", recorded_page(seen, *self._recorded(seen.event_id))))
 
     def _decisions(self, request: AdminRequest) -> AdminReply:
         limit = request.asked("limit") or "100"

@@ -157,6 +157,19 @@ def test_without_javascript_the_essentials_are_there(sidecar, browse):
     assert browser.complaints == []
 
 
+def test_on_a_phone_nothing_sticks_out_and_no_row_is_a_tower(sidecar, browse):
+    browser = browse(width=400)
+    traffic(sidecar, 1)
+    sign_in(browser, sidecar)
+    browser.wait("document.querySelectorAll('#decisions-rows tr[data-id]').length >= 7")
+    assert browser.run("document.documentElement.scrollWidth <= innerWidth")
+    heights = browser.run(
+        "[...document.querySelectorAll('#decisions-rows tr[data-id]')].map(each => each.offsetHeight)"
+    )
+    assert max(heights) < 400
+    assert browser.complaints == []
+
+
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 def test_it_looks_as_in_the_docs(sidecar, browse, dark, tmp_path):
     browser = browse(dark=dark, width=1180, height=860)

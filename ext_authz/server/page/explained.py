@@ -8,8 +8,9 @@ from typing import Any
 
 import orjson
 
+from ext_authz.server.feed import Seen
 from ext_authz.server.page.html import Child, Markup, tag
-from ext_authz.server.page.tables import verdict
+from ext_authz.server.page.tables import filter_link, verdict
 from ext_authz.server.page.view import explain_form
 
 _MAX_TRACE = 500
@@ -36,8 +37,9 @@ def refused_page(problem: str, *, csrf: str, typed: Mapping[str, str]) -> Markup
     )
 
 
-def recorded_page(event: Mapping[str, Any], explained: Mapping[str, Any] | None, problem: str) -> Markup:
+def recorded_page(seen: Seen, explained: Mapping[str, Any] | None, problem: str) -> Markup:
     """Return a recorded decision, with what the policies in force now would make of it, or why that cannot be said."""
+    event = seen.event
     now: Child
     if explained is None:
         now = tag("p", f"The policies cannot be asked about it: {problem}.", class_="quiet")
@@ -63,9 +65,43 @@ def recorded_page(event: Mapping[str, Any], explained: Mapping[str, Any] | None,
             tag("code", str(event.get("event_id"))),
         ),
         tag("p", detail, class_="notice") if isinstance(detail, str) else None,
+        _facts(seen, event),
         now,
         _whole(event),
     )
+
+
+def _facts(seen: Seen, event: Mapping[str, Any]) -> Markup:
+    """Return who asked for what, each with a way to the other decisions of its kind."""
+    context, subject = _part(event, "context"), _part(event, "subject")
+    roles = subject.get("roles")
+    asked = (str(context.get(name) or "") for name in ("method", "host", "path"))
+    rows: list[tuple[str, str, Mapping[str, str]]] = [
+        ("when (UTC)", seen.time.replace("T", " ").rstrip("Z"), {}),
+        ("who", seen.subject, {"subject": seen.subject}),
+        ("roles", ", ".join(map(str, roles)) if isinstance(roles, list) else "", {}),
+        ("workload", str(subject.get("workload") or ""), {}),
+        ("from", seen.source, {}),
+        ("asked", " ".join(each for each in asked if each), {}),
+        ("action", seen.action, {}),
+        ("what", seen.resource, {"resource": seen.resource}),
+        ("reason", seen.reason, {"reason": seen.reason}),
+        ("policy", seen.policy, {"policy": seen.policy}),
+        ("risk", str(context.get("risk") or ""), {}),
+        ("decision id", str(event.get("decision_id") or ""), {}),
+        ("request id", str(context.get("request_id") or ""), {}),
+        ("revision", str(event.get("policy_revision") or ""), {}),
+    ]
+    made: list[Child] = []
+    for name, value, more in rows:
+        others = tag("a", "others like it", href=filter_link(**more), aria_label=f"others with this {name}")
+        made += [tag("dt", name), tag("dd", value, others if more else None)] if value else []
+    return tag("dl", made, class_="facts")
+
+
+def _part(event: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = event.get(name)
+    return found if isinstance(found, Mapping) else {}
 
 
 def message_page(title: str, text: str) -> Markup:
@@ -81,7 +117,7 @@ def _page(title: str, *body: Child) -> Markup:
 def _remedies(remedies: Sequence[str]) -> Markup | None:
     if not remedies:
         return None
-    return tag("div", tag("h3", "It would be allowed with"), tag("ul", [tag("li", each) for each in remedies]))
+    return tag("div", tag("h3", "It would be allowed"), tag("ul", [tag("li", each) for each in remedies]))
 
 
 def _trace(trace: Sequence[Mapping[str, Any]]) -> Markup | None:

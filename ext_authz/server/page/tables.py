@@ -13,6 +13,7 @@ from ext_authz.server.page.facts import Overview
 from ext_authz.server.page.html import Child, Markup, join, tag
 
 _HIT_COLUMNS: Final = ("policy", "effect", "mode", "hits", "what it is for", "where")
+_NUMBERS: Final = frozenset({"times", "hits", "lag", "emitted", "delivered", "pending", "dropped"})
 _MAX_POLICIES: Final = 500
 _MAX_ALERTS: Final = 50
 
@@ -35,7 +36,10 @@ def decisions(facts: Overview) -> Markup:
         for each in facts.decisions
     ]
     return _table(
-        ("time (UTC)", "answer", "who", "from", "action", "what", "policy", ""), rows, "No such decisions lately."
+        ("time (UTC)", "answer", "who", "from", "action", "what", "policy", ""),
+        rows,
+        "No such decisions lately.",
+        flow=True,
     )
 
 
@@ -45,6 +49,7 @@ def denials(facts: Overview) -> Markup:
     for each in facts.denials:
         last, advice = each.last, facts.advice.get(each.last.event_id, ())
         detail = last.event.get("detail")
+        alike = filter_link(decision="deny", reason=last.reason, subject=last.subject, resource=last.resource)
         rows.append(
             tag(
                 "tr",
@@ -55,13 +60,16 @@ def denials(facts: Overview) -> Markup:
                 tag(
                     "td",
                     detail if isinstance(detail, str) else None,
-                    tag("div", "would be allowed with: ", "; or ".join(advice)) if advice else None,
+                    tag("div", "would be allowed ", "; or ".join(advice)) if advice else None,
                     " ",
                     tag("a", "why", href=decision_link(last.event_id), aria_label=f"why {last.event_id}"),
+                    " ",
+                    tag("a", "all of them", href=alike),
                 ),
             )
         )
-    return _table(("times", "answer", "who", "what", "explanation"), rows, "Nothing was denied lately.")
+    heads = ("times", "answer", "who", "what", "explanation")
+    return _table(heads, rows, "Nothing was denied lately.", flow=True)
 
 
 def alerts(alerts: Sequence[Mapping[str, Any]]) -> Markup:
@@ -94,7 +102,7 @@ def alerts(alerts: Sequence[Mapping[str, Any]]) -> Markup:
             )
         )
     heads = ("time (UTC)", "severity", "detector", "who", "what was seen", "evidence")
-    return _table(heads, rows, "No alerts since this process started.")
+    return _table(heads, rows, "No alerts since this process started.", flow=True)
 
 
 def quarantines(facts: Overview) -> Markup:
@@ -122,7 +130,7 @@ def quarantines(facts: Overview) -> Markup:
                 tag("td", lift),
             )
         )
-    return _table(("who", "until (UTC)", "by", "reason", ""), rows, "Nobody is quarantined.")
+    return _table(("who", "until (UTC)", "by", "reason", ""), rows, "Nobody is quarantined.", flow=True)
 
 
 def quarantine_form(facts: Overview) -> Markup:
@@ -233,6 +241,11 @@ def decision_link(event_id: str) -> str:
     return f"/decision?{urlencode({'id': event_id})}"
 
 
+def filter_link(**wanted: str) -> str:
+    """Return where the decisions are that fit."""
+    return f"/?{urlencode({name: value for name, value in wanted.items() if value})}#decisions"
+
+
 def moment(seconds: float) -> str:
     """Return Unix seconds as a person reads them."""
     try:
@@ -265,8 +278,10 @@ def duration(seconds: float | None) -> str:
     return "-" if seconds is None else f"{amount(seconds * 1000)} ms"
 
 
-def _table(heads: Sequence[str], rows: Sequence[Markup], nothing: str) -> Markup:
+def _table(heads: Sequence[str], rows: Sequence[Markup], nothing: str, *, flow: bool = False) -> Markup:
+    """Return a table; `flow`: a row can be read as a sentence, where there is no room for columns."""
     if not rows:
         return tag("p", nothing, class_="quiet")
-    head = tag("tr", [tag("th", each, scope="col") for each in heads])
-    return tag("div", tag("table", tag("thead", head), tag("tbody", rows)), class_="wide", tabindex=0)
+    head = tag("tr", [tag("th", each, scope="col", class_="number" if each in _NUMBERS else None) for each in heads])
+    made = tag("table", tag("thead", head), tag("tbody", rows))
+    return tag("div", made, class_="wide flow" if flow else "wide", tabindex=0)

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -198,11 +199,34 @@ def test_a_recorded_decision_is_explained_by_the_policies_in_force(serve):
     stranger, known = recent(operators, count=2)
     page = operators.ask(f"/decision?id={known['event_id']}").text
     assert "The policies in force now say the same." in page
-    assert "It would be allowed with" in page
+    assert "It would be allowed</h3>" in page
+    assert "<li>with " in page
     assert "scoring" in page
     page = operators.ask(f"/decision?id={stranger['event_id']}").text
     assert "The policies cannot be asked about it" in page
     assert operators.ask("/decision?id=nothing").status == 404
+
+
+def test_a_decision_leads_to_the_others_like_it(serve):
+    operators = serve()
+    operators.check(infer(principal=DEPLOYER, headers={"x-request-id": "r-1"}))
+    operators.check(infer())
+    (denied,) = [each for each in recent(operators, count=2) if each["decision"] == "deny"]
+    page = html.unescape(operators.ask(f"/decision?id={denied['event_id']}").text)
+    for said in (
+        DEPLOYER,
+        "POST models.internal /v2/models/fraud/infer",
+        denied["decision_id"],
+        "r-1",
+        "<dd>infer</dd>",
+    ):
+        assert said in page, said
+    links = re.findall(r'href="(/[?][^"#]*)#decisions"', page)
+    links += re.findall(r'href="(/[?][^"#]*)#decisions"', html.unescape(operators.ask("/").text))
+    assert len(links) >= 4
+    for link in links:
+        shown = orjson.loads(operators.ask("/decisions" + link.removeprefix("/")).body)["decisions"]
+        assert denied["event_id"] in {each["event_id"] for each in shown}, link
 
 
 def test_policies_that_never_matched_stand_first(serve):
