@@ -25,6 +25,7 @@ from ext_authz.monitor.detectors import Detectors
 from ext_authz.monitor.detectors.finding import Finding
 from ext_authz.monitor.detectors.seen import seen
 from ext_authz.monitor.feeds import Feed
+from ext_authz.monitor.fleet import Exchange
 from ext_authz.monitor.held import Held
 from ext_authz.monitor.memory import Memory
 from ext_authz.monitor.publish import due, quarantine
@@ -60,6 +61,9 @@ class Surroundings:
     count: Callable[[str, str], None] = lambda _outcome, _label: None
     say: Callable[[str], None] = lambda _text: None
     clock_ns: Callable[[], int] = time.time_ns
+    exchange: Exchange | None = None
+    """With whom counts over everybody are shared; `fleet_key` keys their hashes at all hosts."""
+    fleet_key: bytes = b""
 
 
 class Monitor:
@@ -113,6 +117,8 @@ class Monitor:
         """Go on in a daemon thread."""
         if self._thread is not None:
             raise RuntimeError("the monitor was started before")
+        if self._place.exchange is not None:
+            self._place.exchange.start()
         self._thread = threading.Thread(target=self.run, name="monitor", daemon=True)
         self._thread.start()
 
@@ -121,6 +127,8 @@ class Monitor:
         self._stop.set()
         if self._thread is not None:
             self._thread.join(seconds)
+        if self._place.exchange is not None:
+            self._place.exchange.stop()
 
     def run(self) -> None:
         """Work until `stop`, or until the feed ends; whatever fails is said once and tried again."""
@@ -186,7 +194,7 @@ class Monitor:
 
     def _new_detectors(self) -> Detectors:
         key = hashlib.blake2b(b"detectors", key=self._place.spool.query_key[:64], digest_size=32).digest()
-        return Detectors(self._settings.params(), key)
+        return Detectors(self._settings.params(), key, self._place.fleet_key)
 
     def _next(self) -> Mapping[str, Any] | None:
         """Return the next event, None where there is none for now. What is raised here is the feed's."""
@@ -239,6 +247,7 @@ class Monitor:
 
     def _tick(self) -> None:
         now_ns = self._clock_ns()
+        self._share(now_ns)
         self._read_store()
         self._outbox += self._alerts.due(now_ns)
         self._flush()
@@ -248,6 +257,13 @@ class Monitor:
             self._forget_at = time.monotonic() + FORGET_SECONDS
         self._publish(now_ns)
         self._tick_at = time.monotonic() + TICK_SECONDS
+
+    def _share(self, now_ns: int) -> None:
+        exchange = self._place.exchange
+        if exchange is not None and (found := exchange.turn(self._detectors, now_ns)):
+            self._found += found
+            self._work_off()
+            self._dirty, self._save_at = True, 0.0
 
     def _flush(self) -> None:
         """Do what is to be done, in order. Raises StoreError, AuditUnavailable; the rest waits."""

@@ -15,18 +15,24 @@ from ext_authz.audit.sinks.opening import open_webhooks
 from ext_authz.audit.spool import Spool
 from ext_authz.config import Inputs
 from ext_authz.monitor.feeds import Feed, TrailFeed
+from ext_authz.monitor.fleet import Exchange
 from ext_authz.monitor.runner import Monitor, Surroundings
 from ext_authz.monitor.settings import MonitorSettings
 from ext_authz.server import log
 from ext_authz.server.metrics import ALERTS, MONITOR_ERRORS, MONITOR_WITHHELD, Registry
-from ext_authz.state.opening import open_store
+from ext_authz.state import StoreError
+from ext_authz.state.opening import fleet_key, open_shelf, open_store
+from ext_authz.state.settings import StateSettings
 
 _COUNTED = {"alert": ALERTS, "withheld": MONITOR_WITHHELD, "failed": MONITOR_ERRORS}
 
 
-def input_key(query_key: bytes) -> bytes:
-    """Return the trail's key for hashes of inputs, of its key for hashes of query strings."""
-    return hashlib.blake2b(b"inputs", key=query_key[:64], digest_size=32).digest()
+def input_key(query_key: bytes, state: StateSettings) -> bytes:
+    """Return the key for hashes of inputs: the fleet's, or one of the trail's key for hashes of query strings.
+
+    Raises StoreError.
+    """
+    return fleet_key(state, "inputs") or hashlib.blake2b(b"inputs", key=query_key[:64], digest_size=32).digest()
 
 
 def tells_inputs_apart(settings: MonitorSettings | None) -> bool:
@@ -61,6 +67,11 @@ def make_monitor(  # noqa: PLR0917  what surrounds it
 ) -> Monitor:
     """Return a monitor of `feed`, not started."""
     all_settings = inputs.settings
+    try:
+        shelf, key = open_shelf(all_settings.state), fleet_key(all_settings.state, "counts")
+    except StoreError as error:
+        log.line("monitor", f"counts are not shared with other hosts: {error}")
+        shelf, key = None, b""
     surroundings = Surroundings(
         folder=all_settings.run_dir,
         feed=feed,
@@ -71,5 +82,7 @@ def make_monitor(  # noqa: PLR0917  what surrounds it
         redaction=Redaction(all_settings.audit.redact),
         count=lambda outcome, label: registry.count(_COUNTED[outcome], label),
         say=lambda text: log.line("monitor", text),
+        exchange=None if shelf is None else Exchange(shelf),
+        fleet_key=key,
     )
     return Monitor(settings, surroundings)

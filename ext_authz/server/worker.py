@@ -98,7 +98,7 @@ class Worker:
             report_errors=settings.server.report_errors,
             redaction=Redaction(settings.audit.redact),
             tracer=self._tracer,
-            input_key=input_key(self._spool.query_key) if tells_inputs_apart(settings.monitor) else b"",
+            input_key=input_key(self._spool.query_key, settings.state) if tells_inputs_apart(settings.monitor) else b"",
         )
         self._adopt(inputs)
         self._transport: Transport = open_transport(

@@ -6,14 +6,21 @@ end it; sharing happens beside. Non-goal: reading it (reader.py).
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from ext_authz.state import StoreError
 from ext_authz.state.replica import ReplicaStore
 from ext_authz.state.replicator import Replicator
 from ext_authz.state.settings import StateSettings
 from ext_authz.state.sqlite import FILE_NAME, SqliteStore
+
+if TYPE_CHECKING:
+    from ext_authz.state.redis_shelf import RedisShelf
 
 MIN_SECRET_BYTES: Final = 32
 
@@ -40,6 +47,31 @@ def open_replicator(settings: StateSettings, run_dir: Path) -> Replicator | None
     secret = _secret(settings.secret_file) if settings.secret_file is not None else None
     RedisLog(url, secret=secret, ca_file=ca_file).close()  # says now what is missing; connects to nothing
     return Replicator(lambda: ReplicaStore(run_dir / FILE_NAME), lambda: RedisLog(url, secret=secret, ca_file=ca_file))
+
+
+def open_shelf(settings: StateSettings) -> Callable[[], "RedisShelf"] | None:
+    """Return what opens the place where hosts tell each other what passes; None where there is no fleet with a secret.
+
+    Raises StoreError as `open_replicator` does.
+    """
+    if settings.url is None or settings.secret_file is None:
+        return None
+    from ext_authz.state.redis_shelf import RedisShelf
+
+    url, secret = settings.url.get_secret_value(), _secret(settings.secret_file)
+    ca_file = str(settings.ca_file) if settings.ca_file is not None else ""
+    return lambda: RedisShelf(url, secret=secret, ca_file=ca_file)
+
+
+def fleet_key(settings: StateSettings, purpose: str) -> bytes:
+    """Return a key of 32 bytes that all hosts have in common, b"" where there is no fleet with a secret.
+
+    HKDF-SHA-256 (RFC 5869) of the secret; `purpose` tells keys apart. Raises StoreError.
+    """
+    if settings.url is None or settings.secret_file is None:
+        return b""
+    info = b"ext_authz.fleet/1 " + purpose.encode()
+    return HKDF(algorithm=SHA256(), length=32, salt=None, info=info).derive(_secret(settings.secret_file))
 
 
 def _secret(path: Path) -> bytes:

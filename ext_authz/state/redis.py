@@ -62,26 +62,7 @@ class RedisLog:
     """
 
     def __init__(self, url: str, *, secret: bytes | None = None, ca_file: str = "", prefix: str = PREFIX) -> None:
-        try:
-            import redis
-        except ImportError:
-            raise StoreError("`state.backend: redis` needs `pip install 'ext-authz[redis]'`") from None
-        options: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file else {}
-        try:
-            self._redis = redis.Redis.from_url(
-                url,
-                socket_timeout=SECONDS,
-                socket_connect_timeout=SECONDS,
-                retry=None,
-                health_check_interval=0,
-                single_connection_client=False,
-                max_connections=2,
-                protocol=2,
-                **options,
-            )
-        except ValueError as error:
-            raise StoreError(f"`state.url`: {error}") from None
-        self._failures: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+        self._redis, self._failures = client_of(url, ca_file)
         self._secret = secret
         self._keys = [f"{prefix}:{part}" for part in ("log", "changes", "origins")]
         self.refused = 0
@@ -125,10 +106,7 @@ class RedisLog:
         self._redis.close()
 
     def _call(self, *arguments: Any) -> Any:  # noqa: ANN401  a Redis reply is what the command gives
-        try:
-            return self._redis.execute_command(*arguments)  # type: ignore[no-untyped-call]
-        except self._failures as error:
-            raise StoreError(f"redis: {str(error) or type(error).__name__}") from None
+        return call(self._redis, self._failures, *arguments)
 
     def _seal(self, row: Row) -> bytes:
         record = row.record.encode()
@@ -152,6 +130,38 @@ class RedisLog:
         if self._secret is None:
             return "-"
         return hmac.new(self._secret, _CONTEXT + origin.encode() + b"\0" + record, hashlib.sha256).hexdigest()
+
+
+def client_of(url: str, ca_file: str) -> tuple[Any, tuple[type[Exception], ...]]:
+    """Return a client that connects to nothing yet, and what it raises for outages. Raises StoreError."""
+    try:
+        import redis
+    except ImportError:
+        raise StoreError("`state.backend: redis` needs `pip install 'ext-authz[redis]'`") from None
+    options: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file else {}
+    try:
+        client = redis.Redis.from_url(
+            url,
+            socket_timeout=SECONDS,
+            socket_connect_timeout=SECONDS,
+            retry=None,
+            health_check_interval=0,
+            single_connection_client=False,
+            max_connections=2,
+            protocol=2,
+            **options,
+        )
+    except ValueError as error:
+        raise StoreError(f"`state.url`: {error}") from None
+    return client, (redis.RedisError, OSError)
+
+
+def call(client: Any, failures: tuple[type[Exception], ...], *arguments: Any) -> Any:  # noqa: ANN401  what Redis replies
+    """Run one command. Raises StoreError."""
+    try:
+        return client.execute_command(*arguments)
+    except failures as error:
+        raise StoreError(f"redis: {str(error) or type(error).__name__}") from None
 
 
 def _fields(raw: Any) -> dict[bytes, bytes]:  # noqa: ANN401  a list of names and values, or a mapping, by protocol

@@ -10,6 +10,9 @@ from hypothesis import strategies as st
 
 from ext_authz.monitor.detectors.credentials import CredentialStuffing
 from ext_authz.monitor.detectors.extraction import ModelExtraction
+from ext_authz.monitor.detectors.others import groups_of
+from ext_authz.monitor.detectors.seen import event_ns
+from ext_authz.monitor.detectors.sketch import Distinct
 from tests.support.monitor_events import at, event, feed
 
 KEY = b"k" * 32
@@ -144,3 +147,46 @@ def test_a_host_that_never_saw_a_model_learns_what_others_saw_of_it_and_does_not
     assert len(dict(busy.models())["model/0"].beyond) > 2000
     more = [event(at(9) + 3000 + n, f"sub:{n % 30}", resource="model/0", input=f"new{n}") for n in range(300)]
     assert feed(idle, more) == []
+
+
+def together(made):
+    """Return what a host holds of all hosts' windows, by name and window."""
+    if isinstance(made, CredentialStuffing):
+        unions = {(each.length, each.window): each.union for each in made.spreads}
+    else:
+        unions = {(about, each.baseline.day): each.union for about, each in made.models() if each.union is not None}
+    return {window: (each.one.pack(), each.two.pack()) for window, each in unions.items() if each.hosts}
+
+
+@KINDS
+@given(PARTS, st.integers(2, 4), st.integers(0, 10**6))
+@settings(max_examples=30, deadline=None)
+def test_what_hosts_tell_each_other_is_the_whole_whoever_saw_which_part(make, shared, all_of_it, hosts, seed):
+    """However events are dealt out, and however often it is told, each host's window of everybody is the whole's."""
+    chance = random.Random(seed)
+    events = events_of(make, all_of_it)
+    dealt = [[] for _ in range(hosts)]
+    for each in events:
+        dealt[chance.randrange(hosts)].append(each)
+    now_ns = max(event_ns(each["time"]) for each in events)
+    parts = [make(each) for each in dealt]
+    told = [(str(place), json.loads(orjson.dumps(each.shared(now_ns)))) for place, each in enumerate(parts)]
+    for place, each in enumerate(parts):
+        others = [one for one in told if one[0] != str(place)]
+        for repeated in ([], others, others, others[::-1]):
+            each.hear(groups_of(repeated), str(place), now_ns)
+        whole = {}
+        for other in parts:
+            for about, (window, one, two) in shared(other).items():
+                if (about, window) in whole or shared(each).get(about, [None])[0] == window:
+                    known = whole.setdefault((about, window), (Distinct(), Distinct()))
+                    known[0].merge(Distinct.unpack(one))
+                    known[1].merge(Distinct.unpack(two))
+        for window, held in together(each).items():
+            assert held == tuple(sketch.pack() for sketch in whole[window])
+    if make is stuffing:
+        one = stuffing(events)
+        for each in parts:
+            for window, held in together(each).items():
+                straight = {(length, number): sketches for length, (number, *sketches) in spreads(one).items()}
+                assert list(held) == straight[window], "and exactly what one host that sees everything has"

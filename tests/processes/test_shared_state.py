@@ -6,8 +6,10 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 
 import debian
+import jwt
 import pytest
 from running_service import CONFIGURATION, SCORER, write_configuration
 from shared_log import RedisServer
@@ -22,6 +24,7 @@ SHARED = """server: {{listen: ['unix:{folder}/0.sock'], trusted_proxies: [192.0.
 admin: {{listen: 'unix:{folder}/admin.sock'}}
 state: {{backend: redis, url: "{url}", secret_file: ../fleet.secret}}
 """
+ISSUER = "{issuer: 'https://idp.example', audiences: [ml], hmac_secret_file: hmac}"
 
 
 @pytest.fixture
@@ -48,6 +51,8 @@ def fleet(tmp_path, redis_server):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
+        text = text.replace("  api_keys:", f"  jwt: [{ISSUER}]\n  api_keys:")
+        (folder / "hmac").write_text("x" * 40)
         text += SHARED.format(folder=folder, url=redis_server.url) + more
         made = Sidecar(write_configuration(folder, configuration=text))
         started.append(made)
@@ -192,6 +197,31 @@ def test_an_attack_at_one_host_ends_at_the_other_within_two_seconds(fleet):
     )
     assert len([each for each in a.events() if each["schema"] == "ext_authz.alert/1"]) == 1
     assert [each for each in b.events() if each["schema"] == "ext_authz.alert/1"] == []
+
+
+def test_half_of_a_distributed_attack_at_each_of_two_hosts_is_told_once_and_locks_nobody_out(fleet):
+    """Thirty names failed at each, from sources that try two each: below every limit at one host, above it at two."""
+    watched = "monitor: {credential_stuffing: {response: quarantine}}\n"
+    a, b = fleet("a", watched), fleet("b", watched)
+    secret = "s" * 40
+    for number in range(60):
+        forged = jwt.encode({"iss": "https://idp.example", "sub": f"user-{number}"}, secret, "HS256")
+        headers = {"authorization": f"Bearer {forged}", "x-forwarded-for": f"198.51.{number // 2}.7"}
+        message = check_request("POST", "/v2/models/fraud/infer", source="192.0.2.7", principal="", headers=headers)
+        host = (a, b)[number % 2]
+        assert host.check(message, f"unix:{host.folder}/0.sock").reason == "invalid_token"
+
+    def alerts():
+        return [each for host in (a, b) for each in host.events() if each["schema"] == "ext_authz.alert/1"]
+
+    wait_until(alerts, 40, what="the alert")
+    time.sleep(8)  # for the other host to learn that it was told, or to tell it again
+    (alert,) = alerts()
+    assert alert["detector"] == "credential_stuffing"
+    assert "at 2 hosts together" in alert["explanation"]
+    assert "subject" not in alert
+    assert "response" not in alert
+    assert state_events(a) == state_events(b) == []
 
 
 @pytest.fixture

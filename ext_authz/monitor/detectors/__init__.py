@@ -14,6 +14,7 @@ from ext_authz.monitor.detectors.denials import Enumeration, EnumerationParams, 
 from ext_authz.monitor.detectors.extraction import ExtractionParams, ModelExtraction
 from ext_authz.monitor.detectors.finding import Detector, Finding, Severity, SnapshotError
 from ext_authz.monitor.detectors.fold import ALLOWED, NOBODY, NONE, REFUSED, Fold, Found
+from ext_authz.monitor.detectors.others import groups_of
 from ext_authz.monitor.detectors.seen import Seen, seen
 from ext_authz.monitor.detectors.subjects import DormantIdentity, DormantParams, NewPair, PairParams
 from ext_authz.monitor.detectors.times import TimeParams, UnusualTime
@@ -47,8 +48,11 @@ class Detectors:
 
     name = "detectors"
 
-    def __init__(self, params: Params | None = None, key: bytes = b"") -> None:
-        """`key` (secret, up to 64 bytes) keys the hashes. Snapshots and merges need the same one."""
+    def __init__(self, params: Params | None = None, key: bytes = b"", fleet_key: bytes = b"") -> None:
+        """`key` (secret, up to 64 bytes) keys the hashes; snapshots and merges need the same one.
+
+        `fleet_key`, in its place where counts are shared, is the same at all hosts.
+        """
         params = params or Params()
         self._folds: list[Fold] = []
         if params.unusual_time is not None:
@@ -56,9 +60,9 @@ class Detectors:
         if params.unusual_volume is not None:
             self._folds.append(UnusualVolume(params.unusual_volume))
         if params.credential_stuffing is not None:
-            self._folds.append(CredentialStuffing(params.credential_stuffing, key))
+            self._folds.append(CredentialStuffing(params.credential_stuffing, fleet_key or key))
         if params.model_extraction is not None:
-            self._folds.append(ModelExtraction(params.model_extraction, key))
+            self._folds.append(ModelExtraction(params.model_extraction, fleet_key or key))
         if params.new_pair is not None:
             self._folds.append(NewPair(params.new_pair, key))
         if params.enumeration is not None:
@@ -90,6 +94,19 @@ class Detectors:
             made = fold.see(one)
             if made:
                 found = [*made] if found is None else [*found, *made]
+        return found or NONE
+
+    def shared(self, now_ns: int) -> dict[str, Any]:
+        """Return what other hosts are to know, as JSON data; {} for nothing. It needs one key of all."""
+        told = {fold.name: parts for fold in self._folds if (parts := fold.shared(now_ns))}
+        return {"version": VERSION, **told} if told else {}
+
+    def hear(self, told: Mapping[str, Mapping[str, Any]], me: str, now_ns: int) -> Found:
+        """Take in what other hosts tell by `shared`, all of it each time; `me` is this host's name among theirs."""
+        known = {host: each for host, each in told.items() if each.get("version") == VERSION and host != me}
+        found: list[Finding] = []
+        for fold in self._folds:
+            found += fold.hear(groups_of((host, each.get(fold.name, [])) for host, each in known.items()), me, now_ns)
         return found or NONE
 
     def snapshot(self) -> dict[str, Any]:

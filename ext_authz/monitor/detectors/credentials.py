@@ -12,13 +12,15 @@ from typing import Any, Final
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
 from ext_authz.monitor.detectors.fold import ALLOWED, NOBODY, NONE, REFUSED, Fold, Found, kept
+from ext_authz.monitor.detectors.others import Groups, Part, Union, part
 from ext_authz.monitor.detectors.recent import MOST, Recent
-from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen, network
+from ext_authz.monitor.detectors.seen import DAY, HOUR, SECOND_NS, Seen, network
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
 
 FAILED: Final = frozenset({"invalid_token", "invalid_api_key", "invalid_certificate", "token_not_bound"})
 _SETTLED: Final = 3
+_WINDOWS: Final = {HOUR: "hour", DAY: "day"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class _Source:
 class _Spread:
     """Distinct names and sources of the window that runs, and the most that was usual."""
 
-    __slots__ = ("alarmed", "baseline", "evidence", "length", "names", "sources", "window")
+    __slots__ = ("alarmed", "baseline", "evidence", "length", "names", "sources", "union", "window")
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -95,24 +97,28 @@ class _Spread:
         self.sources = Distinct()
         self.evidence: list[str] = []
         self.baseline = Baseline(0)
+        self.union = Union(Baseline(0))
 
     def turn(self, window: int, limits: Limits) -> None:
         """Begin another window."""
         self.baseline.note(window * self.length // DAY, 0, limits)
+        self.union.baseline.note(window * self.length // DAY, 0, limits)
         self.window, self.names, self.sources = window, Distinct(), Distinct()
         self.evidence.clear()
 
     def pack(self) -> list[Any]:
         rest = [self.names.pack(), self.sources.pack(), self.evidence, self.baseline.pack()]
-        return [self.window, self.alarmed, *rest]
+        return [self.window, self.alarmed, *rest, self.union.baseline.pack()]
 
     @classmethod
     def unpack(cls, length: int, packed: Any) -> "_Spread":  # noqa: ANN401
-        window, alarmed, names, sources, evidence, baseline = packed
+        window, alarmed, names, sources, evidence, baseline, *together = packed
         made = cls(length)
         made.window, made.alarmed = whole(window), whole(alarmed)
         made.names, made.sources = Distinct.unpack(names), Distinct.unpack(sources)
         made.evidence, made.baseline = texts(evidence, MAX_EVIDENCE), Baseline.unpack(baseline)
+        if together:
+            made.union = Union(Baseline.unpack(together[0]))
         return made
 
 
@@ -131,6 +137,8 @@ class CredentialStuffing(Fold):
         self._homes: Table[int] = Table(self.params.max_homes)
         self._hour = _Spread(HOUR)
         self._day = _Spread(DAY)
+        self._groups: Groups = {}
+        self._me = ""
 
     def see(self, one: Seen) -> Found:
         """Take one event in."""
@@ -255,15 +263,23 @@ class CredentialStuffing(Fold):
             window = one.second // spread.length
             if window > spread.window:
                 spread.turn(window, limits)
+                self._join(spread)
             spread.names.add(name)
             spread.sources.add(origin)
+            if spread.union.hosts:
+                spread.union.one.add(name)
+                spread.union.two.add(origin)
             kept(spread.evidence, one.event_id)
-        found = self._judge(one, self._hour, params.spread)
-        if found:
-            self._day.alarmed = self._day.window
-        return found or self._judge(one, self._day, params.spread_day)
+        for judge in (self._judge, self._judge_together):
+            found = judge(one.at_ns, self._hour, params.spread)
+            if found:
+                self._day.alarmed = self._day.window
+            found = found or judge(one.at_ns, self._day, params.spread_day)
+            if found:
+                return found
+        return NONE
 
-    def _judge(self, one: Seen, spread: "_Spread", limits: Limits) -> Found:
+    def _judge(self, at_ns: int, spread: "_Spread", limits: Limits) -> Found:
         names, sources = len(spread.names), len(spread.sources)
         limit = spread.baseline.threshold(limits)
         spread.baseline.note(spread.window * spread.length // DAY, names, limits)
@@ -275,7 +291,50 @@ class CredentialStuffing(Fold):
             f"credentials for about {names} names failed from about {sources} sources within the {within}"
             f" (limit {round(limit)})"
         )
-        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), one.at_ns),)
+        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), at_ns),)
+
+    def _judge_together(self, at_ns: int, spread: "_Spread", limits: Limits) -> Found:
+        union = spread.union
+        if not union.hosts or not spread.evidence:
+            return NONE
+        day, least = spread.window * spread.length // DAY, self.params.spread_sources
+        limit = union.judge(day, at_ns // SECOND_NS, limits, least)
+        if not limit or spread.alarmed == spread.window:
+            return NONE
+        spread.alarmed = spread.window
+        within = "hour" if spread.length == HOUR else "day (low and slow)"
+        said = (
+            f"credentials for about {len(union.one)} names failed from about {len(union.two)} sources within the"
+            f" {within}, at {union.hosts + 1} hosts together (limit {round(limit)})"
+        )
+        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), at_ns),)
+
+    def _join(self, spread: "_Spread") -> None:
+        group = self._groups.get((_WINDOWS[spread.length], spread.window))
+        if group is None:
+            spread.union.leave()
+        else:
+            spread.union.become(group, self._me, spread.names, spread.sources)
+
+    def shared(self, now_ns: int) -> list[Part]:
+        """See Fold.shared: names and sources of the hour and the day."""
+        return [
+            part(_WINDOWS[each.length], each.window, each.alarmed == each.window, each.names, each.sources)
+            for each in self.spreads
+            if each.evidence and each.window == now_ns // SECOND_NS // each.length
+        ]
+
+    def hear(self, groups: Groups, me: str, now_ns: int) -> Found:
+        """See Fold.hear."""
+        self._groups, self._me = groups, me
+        found: Found = NONE
+        for spread, limits in ((self._hour, self.params.spread), (self._day, self.params.spread_day)):
+            self._join(spread)
+            if spread.window == now_ns // SECOND_NS // spread.length and not found:
+                found = self._judge_together(now_ns, spread, limits)
+                if found:
+                    self._day.alarmed = self._day.window
+        return found
 
     def _short(self, value: str) -> str:
         return f"{digest(value, self._key):016x}"

@@ -11,7 +11,8 @@ from typing import Any, Final
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
 from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
-from ext_authz.monitor.detectors.seen import DAY, HOUR, Seen
+from ext_authz.monitor.detectors.others import MAX_PARTS, Groups, Part, Union, part
+from ext_authz.monitor.detectors.seen import DAY, HOUR, SECOND_NS, Seen
 from ext_authz.monitor.detectors.sketch import Distinct, digest
 from ext_authz.monitor.detectors.table import Table
 
@@ -127,7 +128,7 @@ class _Use:
 
 
 class _Model:
-    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "first", "peers", "subjects")
+    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "first", "peers", "subjects", "union")
 
     def __init__(self, day: int) -> None:
         self.alarmed = -1
@@ -137,18 +138,22 @@ class _Model:
         self.peers = Peers()
         self.baseline = Baseline(day)
         self.evidence: list[str] = []
+        self.union: Union | None = None
 
     def pack(self) -> list[Any]:
         rest = [self.peers.pack(), self.baseline.pack(), self.evidence]
-        return [self.alarmed + 1, self.first, self.beyond.pack(), self.subjects.pack(), *rest]
+        together = [] if self.union is None else [self.union.baseline.pack()]
+        return [self.alarmed + 1, self.first, self.beyond.pack(), self.subjects.pack(), *rest, *together]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Model":  # noqa: ANN401
-        alarmed, first, beyond, subjects, peers, baseline, evidence = packed
+        alarmed, first, beyond, subjects, peers, baseline, evidence, *together = packed
         made = cls(whole(first))
         made.alarmed, made.beyond = whole(alarmed) - 1, Distinct.unpack(beyond)
         made.subjects, made.peers = Distinct.unpack(subjects), Peers.unpack(peers)
         made.baseline, made.evidence = Baseline.unpack(baseline), texts(evidence, MAX_EVIDENCE)
+        if together:
+            made.union = Union(Baseline.unpack(together[0]))
         return made
 
 
@@ -164,6 +169,10 @@ class ModelExtraction(Fold):
         self._key = key
         self._uses: Table[_Use] = Table(self.params.max_pairs)
         self._models: Table[_Model] = Table(self.params.max_models)
+        self._since = 0
+        """The day since which counts are shared: what is usual for all hosts is not known at first."""
+        self._groups: Groups = {}
+        self._me = ""
 
     def see(self, one: Seen) -> Found:
         """Take one event in; only queries that a verified subject was allowed count."""
@@ -285,17 +294,24 @@ class ModelExtraction(Fold):
             self._models.settle(one.resource)
             model.beyond, model.subjects = Distinct(), Distinct()
             model.evidence.clear()
+            self._join(one.resource, model)
         elif use.day < model.baseline.day:
             return NONE
         # At first everybody is new to the model; that is no measure of what is usual.
         age = use.day - model.first - params.day.warm_days
         if age < 0:
             return NONE
+        union = model.union if model.union is not None and model.union.hosts else None
         for each in inputs:
             model.beyond.add(each)
+            if union is not None:
+                union.one.add(each)
         beyond = len(model.beyond)
         if use.n % _EACH == 0 or use.n <= one.weight:
-            model.subjects.add(digest(one.subject, self._key))
+            subject = digest(one.subject, self._key)
+            model.subjects.add(subject)
+            if union is not None:
+                union.two.add(subject)
             kept(model.evidence, one.event_id)
         judged = beyond > params.together.floor and age >= params.together.warm_days
         limit = model.baseline.threshold(params.together) if judged else 0.0
@@ -309,6 +325,56 @@ class ModelExtraction(Fold):
             evidence = tuple(model.evidence)
             found = (Finding(self.name, None, None, Severity.HIGH, said, evidence, one.at_ns, None, one.resource),)
         model.baseline.note(use.day, beyond, params.together)
+        return found if found or union is None else self._judge_together(one.resource, model, union, one.at_ns)
+
+    def _judge_together(self, about: str, model: _Model, union: Union, at_ns: int) -> Found:
+        """Judge what all hosts counted of a model within the day, as the count here is judged."""
+        params, day = self.params, model.baseline.day
+        limit = union.judge(day, at_ns // SECOND_NS, params.together, params.together_subjects)
+        age = day - max(model.first + params.day.warm_days, self._since)
+        if not limit or age < params.together.warm_days or not model.evidence or model.alarmed == day:
+            return NONE
+        model.alarmed = day
+        said = (
+            f"about {len(union.one)} distinct inputs to `{about.partition('/')[2]}` today by about {len(union.two)}"
+            f" subjects at {union.hosts + 1} hosts together, each beyond its own usual; the days before had at most"
+            f" {union.baseline.most} (limit {round(limit)})"
+        )
+        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(model.evidence), at_ns, None, about),)
+
+    def _join(self, about: str, model: _Model) -> None:
+        group = self._groups.get((self._short(about), model.baseline.day)) if self._groups else None
+        if group is not None:
+            model.union = model.union or Union(Baseline(model.baseline.day))
+            model.union.become(group, self._me, model.beyond, model.subjects)
+        elif model.union is not None:
+            model.union.leave()
+
+    def _short(self, about: str) -> str:
+        return f"{digest(about, self._key):016x}"
+
+    def shared(self, now_ns: int) -> list[Part]:
+        """See Fold.shared: of each model the inputs beyond what is usual and who sent them, today; of most at most."""
+        day = now_ns // SECOND_NS // DAY
+        known = [(len(each.beyond), about, each) for about, each in self._models.items() if each.baseline.day == day]
+        known = sorted((each for each in known if each[0]), key=lambda each: (-each[0], each[1]))
+        return [
+            part(self._short(about), day, model.alarmed == day, model.beyond, model.subjects)
+            for _, about, model in known[:MAX_PARTS]
+        ]
+
+    def hear(self, groups: Groups, me: str, now_ns: int) -> Found:
+        """See Fold.hear."""
+        self._since = self._since or now_ns // SECOND_NS // DAY
+        if not groups and not self._groups:
+            return NONE
+        self._groups, self._me = groups, me
+        found: list[Finding] = []
+        for about, model in self._models.items():
+            self._join(about, model)
+            union = model.union
+            if union is not None and union.hosts and model.baseline.day == now_ns // SECOND_NS // DAY:
+                found += self._judge_together(about, model, union, now_ns)
         return found
 
     def merge(self, other: "ModelExtraction") -> None:
@@ -331,7 +397,7 @@ class ModelExtraction(Fold):
 
     def snapshot(self) -> dict[str, Any]:
         """See Fold.snapshot."""
-        return {"uses": self._uses.pack(_Use.pack), "models": self._models.pack(_Model.pack)}
+        return {"uses": self._uses.pack(_Use.pack), "models": self._models.pack(_Model.pack), "since": self._since}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See Fold.restore."""
@@ -339,6 +405,7 @@ class ModelExtraction(Fold):
         try:
             made._uses.unpack(state_of(state, "uses"), _Use.unpack)
             made._models.unpack(state_of(state, "models"), _Model.unpack)
+            made._since = whole(state.get("since", 0))
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError("not a state of `model_extraction`") from error
-        self._uses, self._models = made._uses, made._models
+        self._uses, self._models, self._since = made._uses, made._models, made._since

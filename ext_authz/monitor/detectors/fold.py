@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
 from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding
+from ext_authz.monitor.detectors.others import Groups, Part
 from ext_authz.monitor.detectors.seen import Seen, seen
 
 Found = Sequence[Finding]
@@ -32,6 +33,14 @@ class Fold:
     def see(self, one: Seen) -> Found:
         """Take one event in that `seen` read."""
         raise NotImplementedError
+
+    def shared(self, now_ns: int) -> list[Part]:  # noqa: ARG002
+        """Return what other hosts are to know: counts over everybody in windows that run. `now_ns` as in observe."""
+        return []
+
+    def hear(self, groups: Groups, me: str, now_ns: int) -> Found:  # noqa: ARG002
+        """Take in what other hosts count, in place of what was heard before; `me` is this host's name among theirs."""
+        return NONE
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is remembered as JSON data."""
