@@ -13,7 +13,7 @@ from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity,
 from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
 from ext_authz.monitor.detectors.others import MAX_PARTS, Groups, Part, Union, part
 from ext_authz.monitor.detectors.seen import DAY, HOUR, SECOND_NS, Seen
-from ext_authz.monitor.detectors.sketch import Distinct, digest
+from ext_authz.monitor.detectors.sketch import Distinct, digest, several
 from ext_authz.monitor.detectors.table import Table
 
 QUERIES: Final = frozenset({"infer", "generate", "embed", "explain", "rerank", "classify"})
@@ -21,8 +21,6 @@ _MOMENT: Final = 600
 _MOMENTS: Final = HOUR // _MOMENT
 _EACH: Final = 16
 _BATCH: Final = 64
-_STEP: Final = 0x9E3779B97F4A7C15
-_MASK: Final = 2**64 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +54,6 @@ class ExtractionParams:
     max_pairs: int = 10_000
     """Pairs of subject and model that are remembered."""
     max_models: int = 1000
-
-
-def _spread(hashed: int, count: int) -> list[int]:
-    """Return `count` hashes made of one: the inputs of a batch. Source: the finalizer of SplitMix64."""
-    made = []
-    for _ in range(count):
-        made.append(hashed)
-        hashed = (hashed + _STEP) * 0xBF58476D1CE4E5B9 & _MASK
-        hashed ^= hashed >> 31
-    return made
 
 
 class _Use:
@@ -195,7 +183,7 @@ class ModelExtraction(Fold):
             use.gap += gap
             use.square += gap * gap
         use.last_ns = one.at_ns
-        inputs = (hashed,) if weight == 1 else _spread(hashed, min(weight, _BATCH))
+        inputs = (hashed,) if weight == 1 else several(hashed, min(weight, _BATCH))
         for each in inputs:
             # What the moment had the hour had too, what the hour had the day.
             if (
@@ -356,11 +344,11 @@ class ModelExtraction(Fold):
     def shared(self, now_ns: int) -> list[Part]:
         """See Fold.shared: of each model the inputs beyond what is usual and who sent them, today; of most at most."""
         day = now_ns // SECOND_NS // DAY
-        known = [(len(each.beyond), about, each) for about, each in self._models.items() if each.baseline.day == day]
-        known = sorted((each for each in known if each[0]), key=lambda each: (-each[0], each[1]))
+        known = ((len(each.beyond), about, each) for about, each in self._models.items() if each.baseline.day == day)
+        most = sorted((each for each in known if each[0]), key=lambda each: (-each[0], each[1]))[:MAX_PARTS]
         return [
             part(self._short(about), day, model.alarmed == day, model.beyond, model.subjects)
-            for _, about, model in known[:MAX_PARTS]
+            for _, about, model in most
         ]
 
     def hear(self, groups: Groups, me: str, now_ns: int) -> Found:

@@ -109,9 +109,11 @@ class Union:
 
         `least` is how much there must be of the second kind.
         """
-        count, limit = len(self.one), self.baseline.threshold(limits)
+        count = len(self.one)
+        above = not self.told and count > limits.floor and len(self.two) >= least  # before what costs more
+        limit = self.baseline.threshold(limits) if above else 0.0
         self.baseline.note(day, count, limits)
-        if self.told or count <= limit or len(self.two) < least:
+        if not above or count <= limit:
             self.over = 0
             return 0.0
         self.over = self.over or second

@@ -14,6 +14,8 @@ REGISTERS: Final = 256
 """Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
 _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 _BITS: Final = 56
+_STEP: Final = 0x9E3779B97F4A7C15
+_MASK: Final = 2**64 - 1
 _SHARE: Final = tuple(2.0**-rank for rank in range(_BITS + 2))
 _LINEAR: Final = (0, *(round(REGISTERS * math.log(REGISTERS / empty)) for empty in range(1, REGISTERS + 1)))
 """The estimate by linear counting, by the number of empty registers."""
@@ -30,6 +32,16 @@ def digest(value: str, key: bytes) -> int:
 def _keyed(key: bytes) -> "hashlib.blake2b":
     # A copy of it costs half of what taking the key in anew does.
     return hashlib.blake2b(digest_size=8, key=key)
+
+
+def several(hashed: int, count: int) -> list[int]:
+    """Return `count` hashes made of one: the inputs of a batch. Source: the finalizer of SplitMix64."""
+    made = []
+    for _ in range(count):
+        made.append(hashed)
+        hashed = (hashed + _STEP) * 0xBF58476D1CE4E5B9 & _MASK
+        hashed ^= hashed >> 31
+    return made
 
 
 class Distinct:
