@@ -178,7 +178,6 @@ def main() -> None:
             for transport in transports:
                 # The other way round every second time: no variant always follows the same one.
                 for name in list(variants)[:: -1 if turn % 2 else 1]:
-                    print(f"round {turn + 1}/{options.rounds}: {transport}, {name} ...", file=sys.stderr)
                     run = measured(
                         Path(scratch, "run"),
                         transport,
@@ -188,6 +187,8 @@ def main() -> None:
                         cores=cores,
                     )
                     runs[transport][name].append(run)
+                    about = f"{run.per_second:.0f} checks/s, {run.cpu_us:.1f} µs"
+                    print(f"round {turn + 1}/{options.rounds}: {transport}, {name}: {about}", file=sys.stderr)
     missed = [each for transport in transports for each in report(transport, runs[transport])]
     print(
         f"\n{options.rounds} rounds of {options.calls:,} calls; load average {load_before:.1f} to {os.getloadavg()[0]:.1f}"

@@ -6,7 +6,7 @@ is `RequestFacts`, what has been verified is `Identity`.
 Non-goal: behaviour. A module that decides something lives elsewhere.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
@@ -364,7 +364,7 @@ class Pieces:
     def __init__(self) -> None:
         self.headers: tuple[bytes, bytes] | None = None
         self.metadata: dict[str, bytes] = {}
-        self.event: bytes | None = None
+        self.event: tuple[bytes, Sequence[str], object] | None = None
 
 
 @frozen

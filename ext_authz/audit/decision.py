@@ -6,7 +6,7 @@ repeat is the same to the byte. Non-goal: other events (event.py), files (spool.
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final
@@ -23,6 +23,13 @@ MAX_QUERY_NAMES: Final = 32
 MAX_INPUT_BYTES: Final = 65_536
 _SHARED_BYTES: Final = 4096
 _SECOND: Final = 1_000_000_000
+_MOVING: Final = frozenset(
+    (
+        *((name,) for name in ("context", "decision_id", "event_id", "seq", "subject", "time", "ttl")),
+        ("subject", "token_age"),
+    )
+)
+"""What is erased whole of these leaves no place for it in a line that is put together."""
 _QUERY_NAME: Final = re.compile(r"[A-Za-z0-9_.%\[\]-]{1,64}\Z")
 
 
@@ -35,7 +42,7 @@ class Scribe:
     first MAX_INPUT_BYTES, by which detectors tell inputs apart; without it there is none.
     """
 
-    __slots__ = ("_claims_read", "_input_key", "_log_id", "_opened_id", "_query_key", "_redaction")
+    __slots__ = ("_claims_read", "_input_key", "_log_id", "_opened_id", "_parted", "_query_key", "_redaction")
 
     def __init__(
         self,
@@ -51,6 +58,7 @@ class Scribe:
         self._claims_read = claims_read
         self._query_key = query_key
         self._redaction = redaction or None
+        self._parted = redaction.parted("context", _MOVING)
         self._input_key = input_key
 
     def line(self, outcome: Outcome, seq: int, coalesced: int = 0) -> bytes:
@@ -60,7 +68,7 @@ class Scribe:
         if self._input_key and outcome.facts is not None and outcome.facts.body.data:
             context["input"] = _input(outcome.facts.body.data, self._input_key)
         pieces = outcome.decision.pieces
-        if pieces is not None and self._redaction is None and not coalesced:
+        if pieces is not None and self._parted is not None and not coalesced:
             line = self._pieced(outcome, pieces, seq, now, context)
             if line is not None:
                 return line
@@ -75,20 +83,25 @@ class Scribe:
         None where it is odd or long.
         """
         identity, ttl = outcome.identity, outcome.decision.ttl
-        if identity is None or ttl is None or outcome.access is None or outcome.refusal is not None:
+        if identity is None or ttl is None or outcome.refusal is not None:
             return None
-        shared, issued_at = pieces.event, identity.issued_at
+        kept, issued_at = pieces.event, identity.issued_at
         age = 0 if issued_at is None else outcome.now_ns // _SECOND - issued_at
         if not (-MAX_INTEGER <= age <= MAX_INTEGER and -MAX_INTEGER <= ttl <= MAX_INTEGER):
             return None
         try:
-            if shared is None:
-                shared = _shared(_event(outcome, "", seq, now, {}, self._claims_read))
-                if len(shared) <= _SHARED_BYTES:
-                    pieces.event = shared
+            # What another redaction left is none of ours.
+            if kept is None or kept[2] is not self._redaction:
+                kept = self._shared(_event(outcome, "", seq, now, {}, self._claims_read))
+                if len(kept[0]) <= _SHARED_BYTES:
+                    pieces.event = kept
+            shared, erased, redaction = kept
+            if redaction is not None:
+                context, erased = self._redacted(context, erased)
             line = shared % (
                 orjson.dumps(context, option=CANONICAL),
                 orjson.dumps(outcome.decision_id),
+                b'"erased":%b,' % orjson.dumps(erased) if erased else b"",
                 self._opened_id,
                 seq,
                 seq,
@@ -99,6 +112,33 @@ class Scribe:
         except TypeError:
             return None
         return line if len(line) <= MAX_BYTES else None
+
+    def _shared(self, event: dict[str, Any]) -> tuple[bytes, Sequence[str], Redaction | None]:
+        """Return the line as a format with room for the values that change, in the canonical order of keys.
+
+        These are `context`, `decision_id`, `erased` with its comma, `event_id` (up to its colon, and behind), `seq`,
+        `subject.token_age`, `time` and `ttl`. Also returned is what was erased elsewhere than in the context, by whom.
+        """
+        if self._parted is not None:
+            event = self._parted[1].apply(event)
+        subject = event["subject"]
+        line = (
+            b"{%s" % _members(event, "", "context"),
+            b'"context":%%b,%s' % _members(event, "context", "decision_id"),
+            b'"decision_id":%%b,%%b"event_id":%%b:%%d",%s' % _members(event, "event_id", "seq"),
+            b'"seq":%%d,%s' % _members(event, "seq", "subject"),
+            b'"subject":{%s' % _members(subject, "", "token_age"),
+            b'"token_age":%%b%s},"time":"%%b","ttl":%%d}' % _members(subject, "token_age", "~", behind=True),
+        )
+        return b"".join(line), event.get("erased", ()), self._redaction
+
+    def _redacted(self, context: dict[str, Any], erased: Sequence[str]) -> tuple[dict[str, Any], Sequence[str]]:
+        """Return the context without what is taken out of it, and all that is erased, in the order of the settings."""
+        if self._parted is None or self._redaction is None:
+            return context, erased
+        made = self._parted[0].apply({"context": context})
+        gone = {*erased, *made.get("erased", ())}
+        return made["context"], [each for each in self._redaction.pointers if each in gone]
 
 
 def decision_event(
@@ -153,28 +193,11 @@ def _event(  # noqa: PLR0917  in the order of the line's beginning
     return event
 
 
-def _shared(event: dict[str, Any]) -> bytes:
-    """Return the line as a format with room for the values that change, in the canonical order of keys.
-
-    These are `context`, `decision_id`, `event_id` (up to its colon, and behind), `seq`, `subject.token_age`, `time`
-    and `ttl`.
-    """
-
-    def members(of: Mapping[str, Any], after: str, before: str) -> bytes:
-        made = orjson.dumps({key: of[key] for key in of if after < key < before}, option=CANONICAL)[1:-1]
-        return made.replace(b"%", b"%%")
-
-    subject = event["subject"]
-    return b"".join(
-        (
-            b"{" + members(event, "", "context") + b',"context":%b,',
-            members(event, "context", "decision_id") + b',"decision_id":%b,"event_id":%b:%d",',
-            members(event, "event_id", "seq") + b',"seq":%d,',
-            members(event, "seq", "subject") + b',"subject":{',
-            members(subject, "", "token_age") + b',"token_age":%b,',
-            members(subject, "token_age", "~") + b'},"time":"%b","ttl":%d}',
-        )
-    )
+def _members(of: Mapping[str, Any], after: str, before: str, *, behind: bool = False) -> bytes:
+    """Return the members whose names stand between the two, for a format, each with a comma before it or behind."""
+    made = orjson.dumps({key: of[key] for key in of if after < key < before}, option=CANONICAL)[1:-1]
+    made = made.replace(b"%", b"%%")
+    return b"" if not made else b"," + made if behind else made + b","
 
 
 def _subject(identity: Identity, now_ns: int, claims_read: frozenset[str]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from ext_authz.audit.decision import Scribe, decision_event
 from ext_authz.audit.delivery import Delivery, Outlet
 from ext_authz.audit.event import lifecycle_event
 from ext_authz.audit.reader import Trail
+from ext_authz.audit.redact import Redaction
 from ext_authz.audit.sealing import Opener
 from ext_authz.audit.segment import HEADER_BYTES
 from ext_authz.audit.sinks import Item, Refused
@@ -204,6 +205,12 @@ passing = st.fixed_dictionaries(
     }
 )
 """What differs between checks of one pair of identity and access that the same policies decide."""
+POINTERS = (
+    "/context", "/context/path", "/context/ip", "/context/query/names", "/context/approvals/0", "/context/input",
+    "/subject/name", "/subject/claims/a", "/subject/claims", "/subject/workload", "/subject/token_age", "/subject",
+    "/resource/id", "/resource", "/action", "/accesses", "/ttl", "/ttl/x", "/policies/0", "/nothing",
+)  # fmt: skip
+"""What may be redacted, whole and in part, there or not."""
 
 
 @settings(max_examples=100)
@@ -212,17 +219,19 @@ passing = st.fixed_dictionaries(
     identities,
     st.lists(st.tuples(passing, st.integers(0, 2**53 - 1)), min_size=2, max_size=3),
     st.frozensets(texts | st.sampled_from(["a", "a.b", "b"]), max_size=3),
+    st.lists(st.sampled_from(POINTERS), max_size=4),
     st.integers(0, 7),
 )
-def test_a_line_put_together_from_what_repeats_is_the_plain_encoders_to_the_byte(
+def test_a_line_put_together_from_what_repeats_is_the_plain_encoders_to_the_byte(  # noqa: PLR0917
     outcome: Outcome,
     identity: Identity,
     checks: list[tuple[dict[str, Any], int]],
     claims_read: frozenset[str],
+    redact: list[str],
     wild: int,
 ) -> None:
     form = tamed if wild else lambda value: value
-    scribe = Scribe("w-1", form(claims_read), query_key=b"k", input_key=b"i")
+    scribe = Scribe("w-1", form(claims_read), query_key=b"k", input_key=b"i", redaction=Redaction(redact))
     pieces = Pieces()
     steady = form(replace(outcome, identity=identity, refusal=outcome.refusal if wild == 1 else None))
     for values, seq in checks:
@@ -233,6 +242,19 @@ def test_a_line_put_together_from_what_repeats_is_the_plain_encoders_to_the_byte
         assert scribe.line(pieced, seq) == scribe.line(one, seq)
         assert scribe.line(pieced, seq, 7) == scribe.line(one, seq, 7)
     event("put together" if pieces.event else "plain")
+
+
+def test_what_repeats_is_never_taken_from_a_line_that_was_redacted_otherwise() -> None:
+    identity = Identity("sub:a", "a", Auth.JWT, "https://i")
+    made = Decision(True, Reason.ALLOWED, "p", ("p",), ttl=60, pieces=Pieces())
+    outcome = Outcome(made, "d", "rev", 10**18, identity=identity)
+    for pointers in ((), ("/subject/name", "/context/path"), ("/subject/issuer",), ()):
+        line = orjson.loads(Scribe("w-1", frozenset(), redaction=Redaction(pointers)).line(outcome, 1))
+        assert ("name" in line["subject"], "issuer" in line["subject"]) == (
+            "/subject/name" not in pointers,
+            "/subject/issuer" not in pointers,
+        )
+        assert line.get("erased", []) == [each for each in pointers if each != "/context/path"]
 
 
 @pytest.mark.parametrize("odd", [{"now_ns": -1}, {"now_ns": 10**30}, {"ttl": 2**53}, {"ttl": None}])
