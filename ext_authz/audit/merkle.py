@@ -13,11 +13,15 @@ EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 MAX_SIZE: Final = 2**63 - 1
 
 _sha256 = hashlib.sha256
+_LEAF: Final = _sha256(b"\0")
 
 
 def leaf_hash(data: bytes) -> bytes:
     """Return the hash of one leaf: SHA-256(0x00 || data)."""
-    return _sha256(b"\0" + data).digest()
+    # Copied, which is cheaper than to begin again and to put the byte before the data.
+    made = _LEAF.copy()
+    made.update(data)
+    return made.digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
