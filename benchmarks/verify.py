@@ -1,6 +1,9 @@
-"""How fast the trail verifies and exports: events a second, on one core.
+"""How fast the trail verifies: events a second of one core.
 
 python benchmarks/verify.py [--events 200000] [--bytes 1000] [--jobs 1]
+
+The best of the rounds counts. It exits 1 where that is under AIM by CPU time; with several jobs, whose CPU time is not
+known here, by the clock and for each of them.
 """
 
 import argparse
@@ -18,6 +21,9 @@ from trails import SIGNER, new_spool, open_key
 from ext_authz.audit.event import timestamp
 from ext_authz.audit.spool import Limits
 from ext_authz.audit.verify import Verifier
+
+AIM = 200_000
+"""Events a second of one core."""
 
 
 def write(folder: Path, events: int, size: int) -> float:
@@ -57,6 +63,7 @@ def main() -> None:
             cpus.append(time.process_time() - cpu)
             assert report.status == 0, report.problems
             assert report.logs[0].covered == report.logs[0].events == chosen.events
+        rate = chosen.events / min(cpus) if chosen.jobs == 1 else chosen.events / min(walls) / chosen.jobs
         found = {
             "events": chosen.events,
             "MiB": round(size / 2**20, 1),
@@ -66,9 +73,12 @@ def main() -> None:
             "verify_per_second": round(chosen.events / min(walls)),
             "verify_per_cpu_second": round(chosen.events / min(cpus)) if chosen.jobs == 1 else None,
             "jobs": chosen.jobs,
+            "of_aim": round(rate / AIM, 2),
             "load": round(os.getloadavg()[0], 1),
         }
         print(json.dumps(found))
+        if rate < AIM:
+            sys.exit(f"{rate:,.0f} events a second of one core, aim {AIM:,}")
 
 
 if __name__ == "__main__":
