@@ -305,7 +305,11 @@ def kill(installation: Installation, victim: str, *, at_once: bool = True) -> No
         children = sidecar.children("ext_authz.server")
         sidecar.process.kill()
         # Its children notice by themselves.
-        wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children), what="the end of its children")
+        wait_until(
+            lambda: not any(os.path.exists(f"/proc/{pid}") for pid in children),
+            seconds=120,
+            what="the end of its children",
+        )
         sidecar.kill()
         if at_once:
             installation.verified()
