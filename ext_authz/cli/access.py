@@ -28,6 +28,7 @@ from ext_authz.cli.frame import (
     say,
     seconds_of,
 )
+from ext_authz.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ext_authz.config import Inputs
@@ -105,7 +106,8 @@ def access(
     _consistent(
         bool(action or resource or subject), bool(unused), audit, about_subject, subject, about_resource, resource
     )
-    inputs, snapshot = wiring.load(config, os.environ)
+    with waiting("loading the configuration"):
+        inputs, snapshot = wiring.load(config, os.environ)
     if unused:
         _unused(
             inputs, snapshot.policies, audit, config, now_ns - seconds_of(unused, "--unused") * _SECOND, unused, form

@@ -27,6 +27,7 @@ from ext_authz.cli.frame import (
     report,
     say,
 )
+from ext_authz.cli.progress import waiting
 
 if TYPE_CHECKING:
     from ext_authz.documents import Diagnostic
@@ -52,7 +53,8 @@ def check(
     """
     from ext_authz.tools.lint import examine
 
-    findings = examine(config, os.environ)
+    with waiting("looking at the configuration and all it names"):
+        findings = examine(config, os.environ)
     if form is Format.TEXT:
         report(findings.diagnostics, findings.texts)
     elif form is Format.JSON:
@@ -109,10 +111,11 @@ def explain(
 
     moment = moment_of(at, "--at") if at else None
     data = _read_request(request)
-    inputs, snapshot = wiring.load(config, os.environ)
-    now_ns = time.time_ns() if moment is None else moment
-    state = _state(inputs.settings.run_dir, now_ns)
-    explained = explain_request(data, snapshot, state, now_ns, at_ns=moment)
+    with waiting("loading the configuration and deciding"):
+        inputs, snapshot = wiring.load(config, os.environ)
+        now_ns = time.time_ns() if moment is None else moment
+        state = _state(inputs.settings.run_dir, now_ns)
+        explained = explain_request(data, snapshot, state, now_ns, at_ns=moment)
     if json:
         _print_json(explained)
     else:

@@ -1,11 +1,13 @@
-"""A progress bar for work on bytes that takes longer than two seconds, on a terminal only.
+"""A sign of life for work that takes longer than two seconds, on a terminal only: a bar for bytes, else a line.
 
 Law: it writes to stderr alone, and to nothing that is not a terminal. Non-goal: knowing what the work is.
 """
 
+import contextlib
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self, TextIO
 
@@ -65,3 +67,31 @@ class Meter:
     ) -> None:
         if self.bar is not None:
             self.bar[0].stop()
+
+
+@contextlib.contextmanager
+def waiting(doing: str, *, stream: TextIO | None = None, patience: float = PATIENCE) -> Iterator[None]:
+    """Say what is being done once it took `patience` seconds, on a terminal; take the words away when it is done."""
+    shown = stream or sys.stderr
+    if not shown.isatty():
+        yield
+        return
+    said = threading.Event()
+
+    def say() -> None:
+        said.set()
+        with contextlib.suppress(OSError, ValueError):
+            shown.write(f"{doing} …")
+            shown.flush()
+
+    timer = threading.Timer(patience, say)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        if said.is_set():
+            shown.write("\r\x1b[2K")
+            shown.flush()

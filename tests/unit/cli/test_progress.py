@@ -1,10 +1,11 @@
 """The progress bar: late, on a terminal, and nowhere else."""
 
 import io
+import threading
 
 import pytest
 
-from ext_authz.cli.progress import Meter
+from ext_authz.cli.progress import Meter, waiting
 
 
 class Terminal(io.StringIO):
@@ -36,3 +37,19 @@ def test_what_is_no_terminal_is_left_alone():
     file = io.StringIO()
     work(file, [1.0, 5.0, 9.0])
     assert file.getvalue() == ""
+
+
+def test_work_of_unknown_size_says_what_it_is_once_it_takes_long_and_leaves_nothing_behind():
+    terminal, told = Terminal(), threading.Event()
+    terminal.flush = told.set
+    with waiting("looking", stream=terminal, patience=0.001):
+        assert told.wait(30)
+        assert terminal.getvalue() == "looking …"
+    assert terminal.getvalue() == "looking …\r\x1b[2K"
+
+
+def test_work_that_is_done_soon_or_that_nobody_watches_says_nothing():
+    terminal, file = Terminal(), io.StringIO()
+    with waiting("looking", stream=terminal, patience=600), waiting("looking", stream=file, patience=0):
+        pass
+    assert (terminal.getvalue(), file.getvalue()) == ("", "")
