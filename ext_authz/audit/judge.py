@@ -15,8 +15,8 @@ from ext_authz.audit.event import GAP
 from ext_authz.audit.merkle import Range
 from ext_authz.audit.open_segment import being_written
 from ext_authz.audit.report import LogReport, State, Trouble
-from ext_authz.audit.scan import Mark, Scan, Task, scan
-from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames
+from ext_authz.audit.scan import Mark, Scan, Task, has_hole, scan
+from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames, torn
 from ext_authz.audit.trail import Segment as SegmentFile
 
 NEXT_START: Final = "the next start"
@@ -111,18 +111,20 @@ class Judge:
     def run(self) -> None:
         """Judge every segment, then how the log ends."""
         log, report = self.log, self.report
-        for index, part in enumerate(log.parts):
+        for part, cut in zip(log.parts, cuts(log.parts), strict=True):
             if part.header is None:
+                continue
+            if cut is not None and cut < part.header.first_seq:
+                self.superseded(part, part.scan)
                 continue
             if self.end is None:
                 report.first = part.header.first_seq
                 if part.file.number == 0:
                     self.tree = Range()
-            following = next((other.header for other in log.parts[index + 1 :] if other.header is not None), None)
             if part.scan is not None:
-                self.segment(part, part.scan, following)
+                self.segment(part, part.scan, cut)
             else:
-                self.unread(part, following)
+                self.unread(part, cut)
             self.last = part
         report.end = self.end or 0
         report.state = self.state()
@@ -134,28 +136,37 @@ class Judge:
         name = part.file.name if part is not None else ""
         self.court.problem(trouble, self.log.log_id, text, segment=name, **where)
 
-    def unread(self, part: Part, following: Header | None) -> None:
+    def superseded(self, part: Part, found: Scan | None) -> None:
+        """Judge a segment all of which a later one has again, with something before it: it counts for nothing else."""
+        if found is None:
+            self.court.moved(0 if self.court.content else part.size)
+        else:
+            self.repeated(part, found)
+
+    def unread(self, part: Part, cut: int | None) -> None:
         """Go on behind a segment that was not opened: its framing is all there is to see."""
         assert part.header is not None  # noqa: S101  only such are judged
         with part.file.path.open("rb") as file:
             file.seek(HEADER_BYTES)
-            found = list(frames(file.read(max(0, part.size - HEADER_BYTES))))
-        events = sum(frame.kind is Kind.EVENT for frame in found)
-        end = part.header.first_seq + events
+            data = file.read(max(0, part.size - HEADER_BYTES))
+        found = list(frames(data))
+        first = part.header.first_seq
+        end = first + sum(frame.kind is Kind.EVENT for frame in found)
         whole = found[-1].end if found else HEADER_BYTES
         self.sealed = bool(found) and found[-1].kind is Kind.SEAL
         if not self.court.content:
             self.court.moved(part.size)
             self.meets(part, part.header)
-            if following is not None and whole < part.size and following.first_seq > end:
-                self.bad(Trouble.ALTERED, "is no frame from here on", part, offset=whole)
-        if following is not None and end < following.first_seq and not self.court.content:
-            self.bad(Trouble.INCOMPLETE, "are missing", part, first=end, last=following.first_seq - 1)
-        self.report.events += events
+            if cut is not None and end < cut:
+                rest = data[whole - HEADER_BYTES :]
+                if rest and not torn(rest, whole) and not has_hole(rest, whole):
+                    self.bad(Trouble.ALTERED, "is no frame from here on", part, offset=whole)
+                self.bad(Trouble.INCOMPLETE, "are missing", part, first=end, last=cut - 1)
+        self.report.events += end - first if cut is None else max(0, min(end, cut) - first)
         self.report.torn_bytes = part.size - whole
         self.tree = None
         # What the next segment says is its own; it is held against the tree as far as that is known.
-        self.end = following.first_seq if following is not None else end
+        self.end = cut if cut is not None else end
 
     def meets(self, part: Part, header: Header) -> None:
         """Whether the segment goes on where the one before it ended."""
@@ -163,30 +174,23 @@ class Judge:
             self.bad(Trouble.INCOMPLETE, "are missing", part, first=self.end, last=header.first_seq - 1)
             self.tree = None
 
-    def segment(self, part: Part, found: Scan, following: Header | None) -> None:
-        """Judge what a scan found."""
+    def segment(self, part: Part, found: Scan, cut: int | None) -> None:
+        """Judge what a scan found; from event `cut` on a later segment has everything again, or goes on."""
         header, report = found.header, self.report
         self.sealed = found.sealed
         self.meets(part, header)
         self.take_up(part, found)
-        cut = following.first_seq if following is not None else None
-        given_up = found.cut_at if cut is not None and cut < found.end else None
-        self.damage(part, found, given_up, following)
+        self.damage(part, found, cut)
         for mark in found.marks:
             self.mark(part, mark)
-        repeats = found.end - cut if given_up is not None and cut is not None else 0
-        if repeats:
-            self.repeated(part, found)
-            report.notes.append(
-                f"{part.file.name}: its last {repeats} events stand in the next segment too (a disk failed)"
-            )
-        report.events += found.events - max(0, repeats)
+        self.repeated(part, found)
+        report.events += found.events
         report.first_time = report.first_time or found.first_time
         report.last_time = found.last_time or report.last_time
         report.gaps += [
             {"count": event.get("count"), "since": event.get("since"), "until": event.get("until")}
-            for _, event in found.notable
-            if event.get("schema") == GAP
+            for seq, event in found.notable
+            if event.get("schema") == GAP and (cut is None or seq < cut)
         ]
         for size, part_tree in found.parts.items():
             self.root_at(size, part_tree)
@@ -196,7 +200,7 @@ class Judge:
             self.log.roots[self.tree.end] = self.tree.root()
         else:
             self.tree = None
-        self.end = found.end
+        self.end = found.end if cut is None else min(found.end, cut)
         report.torn_bytes = found.tail
 
     def take_up(self, part: Part, found: Scan) -> None:
@@ -219,8 +223,10 @@ class Judge:
         root = self.log.roots[size] = whole.root()
         return root
 
-    def damage(self, part: Part, found: Scan, given_up: int | None, following: Header | None) -> None:
-        """Say what is no frame, missing or out of order; behind `given_up` the next segment has all of it again."""
+    def damage(self, part: Part, found: Scan, cut: int | None) -> None:
+        """Say what is no frame, missing or out of order; from event `cut` on a later segment has all of it again."""
+        last = cut is None
+        given_up = found.cut_at if cut is not None and cut < found.end else None
         end = part.size if given_up is None else given_up
         for each in found.damage:
             if each.start < end:
@@ -228,37 +234,51 @@ class Judge:
                 what = "hold zeros (as a power failure leaves it)" if hole else "are not as they were written"
                 trouble = Trouble.INCOMPLETE if hole else Trouble.ALTERED
                 self.bad(trouble, f"{each.end - each.start} bytes {what}", part, offset=each.start)
-        for first, last, offset in found.missing:
-            if offset <= end:
-                self.bad(Trouble.INCOMPLETE, "missing", part, first=first, last=last, offset=offset)
+        for first, until, offset in found.missing:
+            if cut is None or first < cut:
+                until = until if cut is None else min(until, cut - 1)  # noqa: PLW2901  as far as it is missing
+                self.bad(Trouble.INCOMPLETE, "missing", part, first=first, last=until, offset=offset)
         for seq, offset in found.doubled:
             self.bad(Trouble.ALTERED, "stands here a second time", part, first=seq, offset=offset)
         for offset, text in found.bad_marks:
             self.bad(Trouble.ALTERED, f"a checkpoint {text}", part, offset=offset)
         if found.behind_seal is not None:
             self.bad(Trouble.ALTERED, "something stands behind the seal", part, offset=found.behind_seal)
-        last = following is None
         if found.tail_kind == "damaged" and found.whole < end:
             self.bad(Trouble.ALTERED, f"{found.tail} bytes are not as they were written", part, offset=found.whole)
         elif found.tail and last and found.sealed:
             self.bad(Trouble.ALTERED, "something stands behind the seal", part, offset=found.whole)
-        elif found.sealed and not last:
+        elif found.sealed and not last and not self.sealed_again(found):
             self.bad(Trouble.ALTERED, "a segment follows the one that was sealed", part)
         elif found.tail and last:
             why = "within a frame" if found.tail_kind == "torn" else "in zeros"
             self.report.notes.append(f"{part.file.name}: ends {why}, {found.tail} bytes (as a crash leaves it)")
 
+    def sealed_again(self, found: Scan) -> bool:
+        """Whether the log's last segment ends with the same seal: the disk failed when the log was closed."""
+        last = self.log.parts[-1].scan
+        return last is not None and last.sealed and last.marks[-1].size == found.marks[-1].size
+
     def repeated(self, part: Part, found: Scan) -> None:
-        """Hold the events that the next segment repeats against each other."""
-        follower = next(
-            (other for other in self.log.parts if other.file.number > part.file.number and other.scan), None
+        """Hold the events that a later segment repeats against what that has."""
+        if not found.repeated:
+            return
+        self.report.notes.append(
+            f"{part.file.name}: its last {len(found.repeated)} events stand in the next segment too (a disk failed)"
         )
+        later = [other for other in self.log.parts if other.file.number > part.file.number and other.scan]
+        follower = min(reversed(later), key=_first_seq, default=None)
         if follower is None or follower.scan is None or follower.data_key is None:
             return
-        first = follower.scan.header.first_seq
+        first, end = follower.scan.header.first_seq, follower.scan.end
         again = scan(Task(follower.file.path, follower.size, follower.data_key, cut=first)).repeated
-        if again[: len(found.repeated)] != found.repeated:
-            self.bad(Trouble.ALTERED, "are others in the next segment", part, first=first, last=found.end - 1)
+        others = [seq for seq, leaf in found.repeated.items() if again.get(seq, leaf) != leaf]
+        if others:
+            self.bad(Trouble.ALTERED, "are others in the next segment", part, first=others[0], last=others[-1])
+        lacking = [seq for seq in found.repeated if seq >= end] if follower is self.log.parts[-1] else []
+        if lacking:
+            text = "are missing in the segment that was to repeat them"
+            self.bad(Trouble.INCOMPLETE, text, part, first=lacking[0], last=lacking[-1])
 
     def mark(self, part: Part, mark: Mark) -> None:
         """Hold one checkpoint against the tree, and its note against the keys."""
@@ -350,6 +370,26 @@ class Judge:
         report.covered = covered
         if covered < report.end:
             report.notes.append(f"the last {report.end - covered} events are behind the last checkpoint")
+
+
+def cuts(parts: Sequence[Part]) -> list[int | None]:
+    """Return for each segment from which event on later ones have everything: again, or for the first time.
+
+    A later segment that begins before an earlier one ends was begun after a failed sync, and was durable with all that
+    the earlier ones may have lost before it had its name.
+    """
+    found: list[int | None] = []
+    lowest: int | None = None
+    for part in reversed(parts):
+        found.append(lowest)
+        if part.header is not None:
+            first = part.header.first_seq
+            lowest = first if lowest is None else min(lowest, first)
+    return found[::-1]
+
+
+def _first_seq(part: Part) -> int:
+    return part.header.first_seq if part.header is not None else 0
 
 
 def _seconds_between(earlier: str, later: str) -> float:

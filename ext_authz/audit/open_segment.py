@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from ext_authz.audit.sealing import DataKeys, write_key
+from ext_authz.audit.sealing import DataKeys, key_path, write_key
 from ext_authz.audit.segment import Damage, Kind, Segment
-from ext_authz.audit.trail import segment_path
+from ext_authz.audit.trail import DRAFT_SUFFIX, SUFFIX, segment_path
 from ext_authz.envelope.files import make_folder, sync_directory
 
 QUERY_KEY_FILE: Final = "query.key"
@@ -60,6 +60,13 @@ class OpenSegment:
         """Close the file, which also gives up the lock on it."""
         os.close(self.fd)
 
+    def place(self) -> None:
+        """Bring a draft to the disk and give it its name there. Raises OSError; then it may have it or not."""
+        os.fdatasync(self.fd)
+        self.path = self.path.rename(self.path.with_suffix(SUFFIX))
+        sync_directory(self.path.parent)
+        self.synced = self.size
+
     def remove(self) -> None:
         """Close the file and take it away with its key: what was sealed in it was not needed."""
         self.close()
@@ -90,17 +97,21 @@ class Blank:
     number: int
 
     @classmethod
-    def create(cls, directory: Path, keys: DataKeys, number: int) -> "Blank":
-        """Make the file of segment `number`. Raises OSError; then its data key is used up and no file is left."""
+    def create(cls, directory: Path, keys: DataKeys, number: int, *, draft: bool = False) -> "Blank":
+        """Make the file of segment `number`, as a `draft` under a name that no reader looks at.
+
+        Raises OSError; then its data key is used up and no file is left.
+        """
         taken = keys.take(number)
         if taken is None:
             raise OSError(errno.ENOKEY, keys.last_error or "no data key is wrapped yet", str(directory))
         data_key, wrapped = taken
         path = segment_path(directory, keys.log_id, number)
-        made = cls(path, path.with_suffix(".key"), -1, data_key, keys.salt(), keys.log_id, number)
+        shown = path.with_suffix(DRAFT_SUFFIX) if draft else path
+        made = cls(shown, key_path(path), -1, data_key, keys.salt(), keys.log_id, number)
         try:
             write_key(made.key, wrapped)
-            made.fd = os.open(path, _APPEND, 0o600)
+            made.fd = os.open(shown, _APPEND, 0o600)
             fcntl.flock(made.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.fsync(made.fd)
             sync_directory(directory)

@@ -9,6 +9,7 @@ import binascii
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import orjson
 from ext_authz.audit.boot import tree_before
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note, read_note
 from ext_authz.audit.merkle import HASH_BYTES, Proof, includes, inclusion_parts, leaf_hash
+from ext_authz.audit.order import merged
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
 from ext_authz.audit.sealing import Opener, OpenKey
 from ext_authz.audit.segment import Damage, Kind, Segment
@@ -120,15 +122,22 @@ def _find(folders: Sequence[Path], wanted: str, opener: Opener) -> tuple[list[Se
 
 def _events(files: Sequence[SegmentFile], opener: Opener) -> Iterator[tuple[int, bytes]]:
     """Yield the events of a log in order, each once."""
-    at = -1
+    sources: list[tuple[int, Iterator[tuple[int, bytes]]]] = []
     for file in files:
         segment = _opened(file, opener)
-        if segment is None:
-            continue
-        for each in records(segment, file.path, file.path.stat().st_size):
-            if not isinstance(each, Damage) and each.kind is Kind.EVENT and each.seq > at:
-                at = each.seq
-                yield at, each.payload
+        if segment is not None:
+            sources.append((segment.header.first_seq, _events_of(file, segment)))
+    at = -1
+    for seq, payload in merged(sorted(sources, key=itemgetter(0)), itemgetter(0)):
+        if seq > at:
+            at = seq
+            yield at, payload
+
+
+def _events_of(file: SegmentFile, segment: Segment) -> Iterator[tuple[int, bytes]]:
+    for each in records(segment, file.path, file.path.stat().st_size):
+        if not isinstance(each, Damage) and each.kind is Kind.EVENT:
+            yield each.seq, each.payload
 
 
 def _opened(file: SegmentFile, opener: Opener) -> Segment | None:

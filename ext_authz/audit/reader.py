@@ -1,23 +1,23 @@
 """Reading the trail: every whole event, decrypted, in order of time, while it is being written or long after.
 
 Law: a torn end is not an event yet, what is damaged is counted and passed over, and an event that stands in two
-segments comes once. Non-goal: proving that nothing is missing (`gaps` says only what the numbers say).
+segments comes once, in its place, whichever of them is whole. Non-goal: proving that nothing is missing (`gaps` says
+only what the numbers say).
 """
 
-import bisect
-import heapq
-import itertools
 import os
-import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
+from ext_authz.audit.order import Numbers, merged
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
-from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, Record, Segment
+from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, Record, Segment, read_header
 from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segment_of, segments
 from ext_authz.envelope.errors import AlteredError, UnsupportedError
@@ -75,6 +75,18 @@ class SegmentReader:
                 raise AlteredError("the file holds another segment than its name says")
             self.segment = found
         return self.segment
+
+    def first_seq(self, otherwise: int) -> int:
+        """Return the number of the first event, as an unopened header says it: to read in order, and for nothing else.
+
+        `otherwise` where there is no header.
+        """
+        if self.segment is not None:
+            return self.segment.header.first_seq
+        try:
+            return read_header(read_bytes(self.file.path, 0, HEADER_BYTES))[0].first_seq
+        except (AlteredError, UnsupportedError, OSError):
+            return otherwise
 
     def chunk(self, size: int = CHUNK_BYTES) -> list[Record | Damage]:
         """Return what follows, about `size` bytes of it, and move on. Raises as `open` does."""
@@ -151,18 +163,8 @@ class Trail:
         Raises KeyUnavailableError, OSError.
         """
         self._discover()
-        waiting = sorted(self._logs.values(), key=lambda log: log.started)
-        counter = itertools.count()
-        heap: list[tuple[str, int, Entry, Iterator[Entry]]] = []
-        at = 0
-        while heap or at < len(waiting):
-            while at < len(waiting) and (not heap or waiting[at].started <= heap[0][0]):
-                self._push(heap, waiting[at].entries(self), counter)
-                at += 1
-            if heap:
-                _, _, entry, rest = heapq.heappop(heap)
-                yield entry
-                self._push(heap, rest, counter)
+        logs = sorted(self._logs.values(), key=attrgetter("started"))
+        yield from merged([(log.started, log.entries(self)) for log in logs], attrgetter("time"))
 
     def follow(self, stop: Callable[[], bool], pause: Callable[[], None]) -> Iterator[Entry]:
         """Return events as they come until `stop()`; `pause()` is called when there are no more for now."""
@@ -196,13 +198,6 @@ class Trail:
         """Whether frames of this kind were asked for."""
         return kind in self._kinds
 
-    def _push(
-        self, heap: list[tuple[str, int, Entry, Iterator[Entry]]], rest: Iterator[Entry], counter: Iterator[int]
-    ) -> None:
-        entry = next(rest, None)
-        if entry is not None:
-            heapq.heappush(heap, (entry.time, next(counter), entry, rest))
-
     def _discover(self) -> None:
         found = [segment for folder in self._folders for segment in segments(folder) if self._recent(segment.path)]
         for path in self._files:
@@ -233,61 +228,41 @@ class Trail:
         return recent
 
 
-class _Log:
-    """One log, how far it was read, and the number that comes next."""
+class _Log(ABC):
+    """One log, and how far it was read."""
 
     def __init__(self, log_id: str, started: str) -> None:
         self.log_id = log_id
         self.started = started
-        self._next = 0
-        # First and last number of what is missing, in order.
-        self._holes: list[tuple[int, int]] = []
+
+    @abstractmethod
+    def entries(self, trail: Trail) -> Iterator[Entry]:
+        """Return what was not returned before; to be read to its end."""
+
+    @abstractmethod
+    def places(self) -> Iterable[tuple[Path, int]]:
+        """Return each file and the offset behind what was read of it."""
 
     @property
     def gaps(self) -> list[str]:
-        """What is missing, in words."""
-        return [f"{first} to {last} are missing" for first, last in self._holes]
-
-    def entries(self, trail: Trail) -> Iterator[Entry]:
-        raise NotImplementedError
-
-    def places(self) -> Iterable[tuple[Path, int]]:
-        """Return each file and the offset behind what was read of it."""
-        raise NotImplementedError
-
-    def fresh(self, seq: int) -> bool:
-        """Whether the event was not seen before, as far as its number says."""
-        if seq < self._next:
-            return self._holes != [] and self._fill(seq)
-        self.skip_to(seq)
-        self._next = seq + 1
-        return True
-
-    def skip_to(self, seq: int) -> None:
-        """Go on with number `seq`; what should have come before it is missing."""
-        if seq > self._next:
-            self._holes.append((self._next, seq - 1))
-            self._next = seq
-
-    def _fill(self, seq: int) -> bool:
-        """Whether the event was missing: after a failed sync the next segment repeats what this one may have lost."""
-        at = bisect.bisect_right(self._holes, (seq, sys.maxsize)) - 1
-        if at < 0 or seq > self._holes[at][1]:
-            return False
-        first, last = self._holes[at]
-        self._holes[at : at + 1] = [each for each in ((first, seq - 1), (seq + 1, last)) if each[0] <= each[1]]
-        return True
+        """What its numbers say is missing."""
+        return []
 
 
 class _Sealed(_Log):
-    """A log of the trail: its segments in order. Files are closed between chunks, however many logs there are."""
+    """A log of the trail: its segments, the events in order. Files are closed between chunks, however many there are.
+
+    After a failed fdatasync a segment begins with a smaller number than the one before it ended with: what both
+    have is read side by side, since either may have lost some of it.
+    """
 
     def __init__(self, log_id: str, started: str) -> None:
         super().__init__(log_id, started)
         self._readers: dict[Path, SegmentReader] = {}
         self._lost: set[Path] = set()
         self._ended: set[Path] = set()
-        self._begun = self._resumed = False
+        self._numbers = Numbers()
+        self._begun = False
 
     def add(self, file: SegmentFile, opener: Opener, at: int) -> None:
         if file.path not in self._readers:
@@ -296,64 +271,78 @@ class _Sealed(_Log):
     def places(self) -> Iterable[tuple[Path, int]]:
         return [(path, reader.at) for path, reader in self._readers.items()]
 
+    @property
+    def gaps(self) -> list[str]:
+        return [f"{first} to {last} are missing" for first, last in self._numbers.gaps()]
+
     def entries(self, trail: Trail) -> Iterator[Entry]:
         last = max(reader.file.number for reader in self._readers.values())
+        sources: list[tuple[int, Iterator[Record]]] = []
+        first = 0
         for path, reader in sorted(self._readers.items(), key=lambda item: item[1].file.number):
             if path in self._lost or path in self._ended:
                 continue
             if not reader.behind() and (reader.at > HEADER_BYTES or reader.file.number == last):
                 continue
-            try:
-                opened = reader.open()
-            except ShreddedError:
-                trail.shredded.append(path.name)
-                self._lose(path)
-                continue
-            except PermissionError:
-                raise
-            except (AlteredError, UnsupportedError, OSError) as error:
-                # Of one segment, whoever wrote that: the others are read.
-                why = (error.strerror or "cannot be read").lower() if isinstance(error, OSError) else error
-                trail.problems.append(f"{path.name}: {why}")
-                trail.damaged += 1
-                self._lose(path)
-                continue
-            if opened is None:
-                if reader.file.number < last and path.exists():
-                    # A segment is made when the one before it has its header: this one lost it.
-                    trail.problems.append(f"{path.name}: less than its header is left")
+            first = reader.first_seq(first)
+            sources.append((2 * first, self._records(reader, trail, final=reader.file.number < last)))
+        for each in merged(sorted(sources, key=itemgetter(0)), _place):
+            if (each.kind is not Kind.EVENT or self._numbers.meet(each.seq)) and trail.wanted(each.kind):
+                event = trail.parsed(each.payload)
+                if event is not None:
+                    yield Entry(each.payload, event, each.kind)
+
+    def _records(self, reader: SegmentReader, trail: Trail, *, final: bool) -> Iterator[Record]:
+        """Yield what is whole in a segment; `final`: another was begun after it."""
+        met = reader.segment is not None
+        opened = self._opened(reader, trail, final=final)
+        if opened is None:
+            return
+        known, resumed = not self._begun, not met and reader.at > HEADER_BYTES
+        self._begun = True
+        if reader.at == HEADER_BYTES:
+            # Older segments were deleted in their time, or could not be read, which was said already.
+            self._numbers.skip_to(opened.header.first_seq, known=known)
+        while found := reader.chunk():
+            for each in found:
+                if isinstance(each, Damage):
                     trail.damaged += 1
-                    self._lose(path)
-                continue
-            if not self._begun:
-                # Older segments were deleted in their time, or could not be read, which was said already.
-                self._next, self._begun = max(self._next, opened.header.first_seq), True
-                self._resumed = reader.at > HEADER_BYTES
-            elif reader.at == HEADER_BYTES:
-                self._next = opened.header.first_seq if self._resumed else self._next
-                self._resumed = False
-                self.skip_to(opened.header.first_seq)
-            while found := reader.chunk():
-                for each in found:
-                    yield from self._entry(each, trail)
-                    if isinstance(each, Record) and each.kind is Kind.SEAL:
-                        self._ended.add(path)
+                    continue
+                if resumed:
+                    # What stands before was read by another reader.
+                    self._numbers.skip_to(each.seq, known=True)
+                    resumed = False
+                yield each
+                if each.kind is Kind.SEAL:
+                    self._ended.add(reader.file.path)
+
+    def _opened(self, reader: SegmentReader, trail: Trail, *, final: bool) -> Segment | None:
+        path = reader.file.path
+        try:
+            opened = reader.open()
+        except ShreddedError:
+            trail.shredded.append(path.name)
+            self._lose(path)
+            return None
+        except PermissionError:
+            raise
+        except (AlteredError, UnsupportedError, OSError) as error:
+            # Of one segment, whoever wrote that: the others are read.
+            why = (error.strerror or "cannot be read").lower() if isinstance(error, OSError) else error
+            trail.problems.append(f"{path.name}: {why}")
+            trail.damaged += 1
+            self._lose(path)
+            return None
+        if opened is None and final and path.exists():
+            # A segment is made when the one before it has its header: this one lost it.
+            trail.problems.append(f"{path.name}: less than its header is left")
+            trail.damaged += 1
+            self._lose(path)
+        return opened
 
     def _lose(self, path: Path) -> None:
         self._lost.add(path)
         self._begun = False
-
-    def _entry(self, each: Record | Damage, trail: Trail) -> Iterator[Entry]:
-        if isinstance(each, Damage):
-            trail.damaged += 1
-            return
-        if self._resumed and each.kind is Kind.EVENT:
-            # What stands before was read by another reader.
-            self._next, self._resumed = each.seq, False
-        if (each.kind is not Kind.EVENT or self.fresh(each.seq)) and trail.wanted(each.kind):
-            event = trail.parsed(each.payload)
-            if event is not None:
-                yield Entry(each.payload, event, each.kind)
 
 
 class _Lines(_Log):
@@ -396,3 +385,8 @@ class _Lines(_Log):
 def _rfc3339(started: str) -> str:
     """`20260101T000000Z` as the event times are written, at the beginning of that second."""
     return f"{started[:4]}-{started[4:6]}-{started[6:8]}T{started[9:11]}:{started[11:13]}:{started[13:15]}.000000Z"
+
+
+def _place(record: Record) -> int:
+    """Where a record stands in its log: a checkpoint before the event of the same number."""
+    return 2 * record.seq + (record.kind is Kind.EVENT)

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Final
 
 from ext_authz.audit.open_segment import being_written
-from ext_authz.audit.trail import Segment, segments
+from ext_authz.audit.trail import DRAFT_SUFFIX, SUFFIX, Segment, segments
 from ext_authz.envelope.files import sync_directory
 
 STRAY_SECONDS: Final = 3600.0
-"""A wrapped key without a segment is left alone for that long: its segment may be about to be made."""
-_KEY = re.compile(r"[a-z][a-z0-9-]{0,63}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}\.[0-9]{6,9}\.key\Z")
+"""A wrapped key without a segment, or a draft, is left alone for that long: its segment may be about to be made."""
+_STRAY = re.compile(r"[a-z][a-z0-9-]{0,63}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}\.[0-9]{6,9}\.(key|draft)\Z")
 
 
 def prune(
@@ -51,9 +51,9 @@ def prune(
             gone.append(segment.name)
     if not told:
         announce(due)
-    for key in directory.glob("*.key"):
+    for path in (*directory.glob("*.key"), *directory.glob(f"*{DRAFT_SUFFIX}")):
         with contextlib.suppress(FileNotFoundError):
-            stray = _KEY.match(key.name) and not key.with_suffix(".seg").exists()
-            if stray and key.stat().st_mtime < now - STRAY_SECONDS:
-                key.unlink()
+            stray = _STRAY.match(path.name) and not path.with_suffix(SUFFIX).exists()
+            if stray and path.stat().st_mtime < now - STRAY_SECONDS:
+                path.unlink()
     return gone

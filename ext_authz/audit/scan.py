@@ -18,6 +18,7 @@ from ext_authz.audit.segment import HEADER_BYTES, Damage, Header, Kind, Record, 
 
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 _MAX_PENDING: Final = 1_000_000
+_NEVER: Final = 2**64
 _DECISIONS: Final = frozenset((b'{"acc', b'{"act', b'{"cla', b'{"con'))
 """How the canonical JSON of a decision begins; whatever begins otherwise is looked at. Searching for `schema` in each
 costs more than opening it."""
@@ -30,8 +31,8 @@ _SECTOR: Final = 512
 class Task:
     """What to scan: the first `size` bytes of the file at `path`, with its data key.
 
-    `cut` is where the next segment goes on (it may repeat events of this one); `sizes` are tree sizes whose roots
-    somebody asks for; `copies` are hashes that a sink's copy has of some events, by their number.
+    `cut` is the number from which a later segment has everything again, or goes on; `sizes` are tree sizes whose
+    roots somebody asks for; `copies` are hashes that a sink's copy has of some events, by their number.
     """
 
     path: Path
@@ -64,9 +65,9 @@ class Scan:
     """What a segment holds. Offsets are bytes in the file, `end` is the number behind the last event.
 
     Behind the last whole frame (`whole`) are `tail` bytes: the beginning of one (`torn`), ones that ran into zeros as a
-    power failure leaves them (`zeros`), or anything else (`damaged`). `cut_at` is where the events end that the next
-    segment does not repeat; `repeated` are the leaves' hashes behind it. `notable` are gaps and removals with
-    the number of their frame.
+    power failure leaves them (`zeros`), or anything else (`damaged`). `cut_at` is where the events end that no later
+    segment repeats, `events` how many those are; `repeated` are the leaves' hashes behind it, by their number.
+    `notable` are gaps and removals with the number of their frame.
     """
 
     header: Header
@@ -77,7 +78,7 @@ class Scan:
     tail_kind: str = ""
     cut_at: int | None = None
     tree: Range | None = None
-    repeated: bytes = b""
+    repeated: dict[int, bytes] = field(default_factory=dict)
     parts: dict[int, Range] = field(default_factory=dict)
     marks: list[Mark] = field(default_factory=list)
     damage: list[Damage] = field(default_factory=list)
@@ -142,12 +143,13 @@ class _Scanner:
         cuts = {size for size in (*task.sizes, task.cut) if size is not None and size >= first}
         self.cuts = sorted(cuts, reverse=True)
         self.last = b""
+        if self.task.cut is not None and self.task.cut <= first:
+            self.made.cut_at = HEADER_BYTES
 
     def run(self) -> Scan:
         made, new, copies, cut = self.made, self.new, self.task.copies, self.task.cut
         expected, first, sha = made.end, b"", hashlib.sha256
-        if expected == cut:
-            made.cut_at = HEADER_BYTES
+        again = _NEVER if cut is None else cut
         for record in records(self.segment, self.task.path, self.task.size):
             if isinstance(record, Damage):
                 made.damage.append(record)
@@ -157,10 +159,7 @@ class _Scanner:
             made.whole = record.end
             if record.kind is not Kind.EVENT:
                 if record.seq > expected:
-                    made.missing.append((expected, record.seq - 1, record.end))
-                    self.fold(expected)
-                    self.whole = False
-                    expected = record.seq
+                    expected = self.missed(expected, record)
                 made.end = expected
                 self.mark(record)
                 continue
@@ -169,14 +168,14 @@ class _Scanner:
                 if record.seq < expected:
                     made.doubled.append((record.seq, record.end))
                     continue
-                made.missing.append((expected, record.seq - 1, record.end))
-                self.fold(expected)
-                self.whole = False
-                expected = record.seq
+                expected = self.missed(expected, record)
             new.append(sha(b"\0" + payload).digest())  # merkle.leaf_hash
             expected += 1
-            if expected == cut:
-                made.cut_at = record.end
+            if expected >= again:
+                if made.cut_at is None:
+                    made.cut_at = record.end
+                if record.seq >= again:
+                    made.repeated[record.seq] = new[-1]
             if payload[:5] not in _DECISIONS:
                 self.note(record.seq, payload)
             if copies:
@@ -186,16 +185,28 @@ class _Scanner:
             if len(new) >= _MAX_PENDING:
                 self.fold(expected)
         made.end = expected
-        made.events = expected - made.header.first_seq - sum(b - a + 1 for a, b, _ in made.missing)
+        begin, end = made.header.first_seq, min(expected, again)
+        lost = sum(max(0, min(last + 1, end) - first) for first, last, _ in made.missing)
+        made.events = max(0, end - begin) - lost
         self.fold(expected)
         self.finish(first)
         return made
 
+    def missed(self, expected: int, record: Record) -> int:
+        """Note that events are missing before a record, and return the number to go on with."""
+        self.made.missing.append((expected, record.seq - 1, record.end))
+        self.fold(expected)
+        self.whole = False
+        if self.task.cut is not None and self.made.cut_at is None and record.seq >= self.task.cut:
+            self.made.cut_at = record.end
+        return record.seq
+
     def finish(self, first: bytes) -> None:
         made = self.made
         cut = self.task.cut
+        made.tree = made.parts.pop(cut, None) if cut is not None else None
         if self.whole:
-            made.tree = made.parts.pop(cut) if cut is not None and cut in made.parts else self.tree
+            made.tree = made.tree or self.tree
         made.holes = [each for each in made.damage if self.is_hole(each)]
         made.tail = max(0, self.task.size - made.whole)
         trailing = [each for each in made.damage if each.start >= made.whole]
@@ -214,14 +225,10 @@ class _Scanner:
         return max(self.made.whole, -(-zeros_from // _SECTOR) * _SECTOR) < self.made.whole + len(tail) or not any(tail)
 
     def is_hole(self, damage: Damage) -> bool:
-        """Whether a sector that the damage reaches into is zero from where it begins: a page that never came."""
         with self.task.path.open("rb") as file:
             file.seek(damage.start)
             end = min(-(-damage.end // _SECTOR) * _SECTOR, self.task.size)
-            data = file.read(end - damage.start)
-        first = -damage.start % _SECTOR
-        pieces = [data[:first], *(data[at : at + _SECTOR] for at in range(first, len(data), _SECTOR))]
-        return any(piece and not any(piece) for piece in pieces)
+            return has_hole(file.read(end - damage.start), damage.start)
 
     def fold(self, upto: int) -> None:
         """Bring the tree to `upto` leaves, keeping it as it was at every size that is asked for."""
@@ -239,9 +246,6 @@ class _Scanner:
         if not self.whole:
             del self.new[:]
             return
-        if self.task.cut is not None and upto > self.task.cut:
-            skip = max(0, self.task.cut - self.tree.end)
-            self.made.repeated += b"".join(self.new[skip:count])
         self.tree.extend(self.new[:count])
         del self.new[:count]
 
@@ -291,6 +295,16 @@ class _Scanner:
             self.made.met += 1
             if copy != leaf and len(self.made.different) < _MAX_DIFFERENT:
                 self.made.different.append(seq)
+
+
+def has_hole(data: bytes, at: int) -> bool:
+    """Whether a sector that begins in `data` (at file offset `at`), or its rest there, is zero: a page that never came.
+
+    Give whole sectors but for the first and what the file ends with.
+    """
+    first = -at % _SECTOR
+    pieces = [data[:first], *(data[at : at + _SECTOR] for at in range(first, len(data), _SECTOR))]
+    return any(piece and not any(piece) for piece in pieces)
 
 
 def _time(payload: bytes) -> str:

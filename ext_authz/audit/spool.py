@@ -265,16 +265,17 @@ class Spool(Appender):
             seq, tree = self._durable
             fresh: OpenSegment | None = None
             try:
-                fresh = self._begin(Blank.create(self.directory, self.keys, self._number + 1), seq, tree, "rotation")
+                # It has no name before it has everything: a crash, or the power, leaves all of it or none.
+                blank = Blank.create(self.directory, self.keys, self._number + 1, draft=True)
+                fresh = self._begin(blank, seq, tree, "rotation")
                 reseal((*self._older, self._part), fresh, seq)
-                os.fdatasync(fresh.fd)
+                fresh.place()
             except OSError:
                 self._broken = self._trouble = True
                 self.failures += 1
                 if fresh is not None:
                     fresh.remove()
                 return False
-            fresh.synced = fresh.size
             self._older.append(self._part)
             self._drop_older()
             self._part = fresh

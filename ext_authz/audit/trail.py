@@ -9,8 +9,14 @@ import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 _NAME = re.compile(r"(([a-z][a-z0-9-]{0,63})-([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{16})\.([0-9]{6,9})\.seg\Z")
+
+
+SUFFIX: Final = ".seg"
+DRAFT_SUFFIX: Final = ".draft"
+"""Of a segment that is not one yet: what it is to repeat is not all on the disk."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -36,7 +42,7 @@ class Segment:
 
 def segment_path(directory: Path, log_id: str, number: int) -> Path:
     """Return where segment `number` (from 0) of a log stands."""
-    return directory / f"{log_id}.{number:06d}.seg"
+    return directory / f"{log_id}.{number:06d}{SUFFIX}"
 
 
 def segment_of(path: Path) -> Segment | None:

@@ -17,7 +17,7 @@ from ext_authz.audit.anchors import Anchors
 from ext_authz.audit.boot import STARTED, started_ns
 from ext_authz.audit.checkpoint import NoteError, VerifierKey
 from ext_authz.audit.event import LIFECYCLE, RETENTION, SHREDDED
-from ext_authz.audit.judge import NEXT_START, Claim, Judge, Log, Part
+from ext_authz.audit.judge import NEXT_START, Claim, Judge, Log, Part, cuts
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError, key_path, read_key
@@ -249,12 +249,10 @@ class Verifier:
 
     def _tasks(self, log: Log) -> Iterator[tuple[Part, Task]]:
         copies = self._anchors.copies.get(log.log_id)
-        for index, part in enumerate(log.parts):
+        for part, end in zip(log.parts, cuts(log.parts), strict=True):
             if part.header is None or part.data_key is None:
                 continue
             first = part.header.first_seq
-            following = [other.header.first_seq for other in log.parts[index + 1 :] if other.header is not None]
-            end = following[0] if following else None
             sizes = {each.size for each in log.claims if each.size >= first and (end is None or each.size <= end)}
             here = copies.between(first, 2**63 if end is None else end) if copies else {}
             yield part, Task(part.file.path, part.size, part.data_key, end, tuple(sorted(sizes)), here)
