@@ -212,7 +212,7 @@ class Judge:
                 self.tree = None
             else:
                 return
-        self.tree = tree_before(found) if header.first_seq else None
+        self.tree = tree_before(found)
 
     def root_at(self, size: int, part: Range) -> bytes | None:
         """Return the log's root at `size`, from the tree before the segment and the part of the segment up to there."""

@@ -19,9 +19,10 @@ from ext_authz.audit.boot import tree_before
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note, read_note
 from ext_authz.audit.merkle import HASH_BYTES, Proof, includes, inclusion_parts, leaf_hash
 from ext_authz.audit.order import merged
+from ext_authz.audit.reader import read_bytes
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
 from ext_authz.audit.sealing import Opener, OpenKey
-from ext_authz.audit.segment import Damage, Kind, Segment
+from ext_authz.audit.segment import HEADER_BYTES, Damage, Kind, Segment
 from ext_authz.audit.trail import Segment as SegmentFile
 from ext_authz.audit.trail import segments
 from ext_authz.envelope.errors import AlteredError, UnsupportedError
@@ -141,7 +142,13 @@ def _events_of(file: SegmentFile, segment: Segment) -> Iterator[tuple[int, bytes
 
 
 def _opened(file: SegmentFile, opener: Opener) -> Segment | None:
-    segment = opener.segment(file.path)
+    """Return the segment; None where it has no header yet, or power was lost before that was on the disk."""
+    try:
+        segment = opener.segment(file.path)
+    except AlteredError:
+        if any(read_bytes(file.path, 0, HEADER_BYTES)):
+            raise
+        return None
     if segment is not None and (segment.header.log_id, segment.header.number) != (file.log_id, file.number):
         raise AlteredError(f"{file.name}: holds another segment than its name says")
     return segment

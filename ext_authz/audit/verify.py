@@ -151,8 +151,9 @@ class Verifier:
 
     def _read_start(self, log: Log) -> None:
         """Read what the log says of the one before it: it is among its first events."""
-        part = log.parts[0]
-        if part.header is None or part.data_key is None or part.file.number:
+        # The last that begins with the log: after a failed sync earlier ones may have lost it.
+        part = next((each for each in reversed(log.parts) if each.header and not each.header.first_seq), None)
+        if part is None or part.data_key is None:
             return
         try:
             segment = self._opener.segment(part.file.path)

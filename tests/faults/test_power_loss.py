@@ -5,6 +5,7 @@
 
 import contextlib
 import random
+import re
 import tempfile
 from pathlib import Path
 
@@ -27,7 +28,8 @@ from ext_authz.audit.spool import AuditUnavailable
 STEPS = st.one_of(
     st.tuples(st.just("append"), st.integers(1, 12), st.sampled_from([1, 300, 5000])),
     st.tuples(st.just("batch"), st.integers(1, 12), st.sampled_from([1, 300, 5000])),
-    st.tuples(st.sampled_from(["sync", "checkpoint", "rotate", "deliver", "look", "bad disk", "restart"])),
+    st.tuples(st.sampled_from(["sync", "checkpoint", "rotate", "deliver", "look", "restart"])),
+    st.tuples(st.sampled_from(["bad disk", "worse disk", "bad end"])),
 )
 
 
@@ -73,12 +75,19 @@ class Machine:
             self.delivery.step(final=True)
         elif what == "look":
             spool.check()
-        elif what == "bad disk":
-            disk.failing_syncs = 1
+        elif what in {"bad disk", "worse disk"}:
+            # The worse one also fails the segment that everything is sealed in again.
+            disk.failing_syncs = 1 if what == "bad disk" else 3
             self.sync()
             disk.failing_syncs = 0
         else:
+            disk.failing_syncs = int(what == "bad end")
+            self.spool.keys.wait(self.spool._number + 1, 5)
             spool.close()
+            disk.failing_syncs = 0
+            if not spool._broken:
+                self.durable.update(self.new)
+            self.new = {}
             self.start()
 
     def sync(self) -> None:
@@ -140,9 +149,10 @@ def test_what_was_durable_is_in_the_trail_and_nothing_looks_altered(ordered, ste
         if machine.spool is not None and not machine.spool._closed:
             abandon(machine.spool)
         trail = left / "run" / "audit"
-        lost = machine.durable.keys() - kept(trail).keys()
+        found = kept(trail)
+        lost = machine.durable.keys() - found.keys()
         assert not lost, f"said to be durable and gone: {sorted(lost)}"
-        assert all(kept(trail)[key] == line for key, line in machine.durable.items())
+        assert all(found[key] == line for key, line in machine.durable.items())
         judged(trail)
         # The next start goes on, says what it found, and delivers from the cursors as they are.
         again = Machine(left)
@@ -171,17 +181,31 @@ def test_what_was_durable_is_in_the_trail_and_nothing_looks_altered(ordered, ste
 
 
 def kept(trail: Path) -> dict[str, bytes]:
-    return (
-        {entry.event["event_id"]: entry.line for entry in Trail([trail], open_key).entries()} if trail.exists() else {}
-    )
+    """Return the events; each comes once, in order of its log, and what is said to be missing is."""
+    if not trail.exists():
+        return {}
+    read = Trail([trail], open_key)
+    found = {}
+    numbers: dict[str, list[int]] = {}
+    for entry in read.entries():
+        log_id, _, number = entry.event["event_id"].rpartition(":")
+        found[entry.event["event_id"]] = entry.line
+        numbers.setdefault(log_id, []).append(int(number))
+    for log_id, met in numbers.items():
+        assert met == sorted(set(met)), f"not in order, or twice: {log_id}: {met}"
+    for gap in read.gaps():
+        log_id, first, last = re.fullmatch("(.*): ([0-9]+) to ([0-9]+) are missing", gap).groups()
+        there = set(range(int(first), int(last) + 1)).intersection(numbers.get(log_id, ()))
+        assert not there, f"said to be missing and there: {gap}: {there}"
+    return found
 
 
 def judged(trail: Path) -> None:
     """Nothing may look altered; missing may be what no sync had covered: a hole, or the end of an older segment."""
     if not trail.exists():
         return
-    report = verified(trail)
-    problems = [str(each) for each in report.problems]
-    seen(f"status {report.status}")
-    assert report.status in (0, 4), problems
+    for report in (verified(trail), verified(trail, decrypt=False)):
+        problems = [str(each) for each in report.problems]
+        seen(f"status {report.status}")
+        assert report.status in (0, 4), problems
     # A page that was zeroed says nothing of an event that somebody was told is durable: those are compared one by one.

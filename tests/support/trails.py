@@ -1,7 +1,10 @@
 """Trails for tests: logs written and read under one key in memory, no sidecar needed."""
 
+import errno
+import os
 from pathlib import Path
 
+import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from ext_authz.audit.reader import Entry, Trail
@@ -23,6 +26,20 @@ def open_key() -> MemoryKey:
 
 def new_spool(directory: Path, name: str = "worker-0", **options) -> Spool:
     return Spool.create(directory, name, **{"keys": KEYS, "signer": SIGNER, **options})
+
+
+def fail_one_sync(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Let the next fdatasync fail and those behind it not; return the descriptors that are asked for."""
+    real, calls = os.fdatasync, []
+
+    def once(fd: int) -> None:
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", once)
+    return calls
 
 
 def trail(*paths: Path, **options) -> Trail:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trails import EVERYTHING, SIGNER, Trail, entries, lines, new_spool, trail
+from trails import EVERYTHING, SIGNER, Trail, entries, fail_one_sync, lines, new_spool, trail
 
 from ext_authz.audit.segment import HEADER_BYTES, frames
 from ext_authz.audit.spool import DROPPED, AuditUnavailable, Limits, Spool
@@ -143,15 +143,7 @@ def test_after_a_failed_fdatasync_what_was_not_durable_begins_a_new_segment(
     spool.append(line)
     assert spool.sync()
     spool.append(line)
-    real, calls = os.fdatasync, []
-
-    def once(fd: int) -> None:
-        calls.append(fd)
-        if len(calls) == 1:
-            raise OSError(errno.EIO, "i/o error")
-        real(fd)
-
-    monkeypatch.setattr(os, "fdatasync", once)
+    calls = fail_one_sync(monkeypatch)
     assert spool.sync()
     spool.append(line)
     assert contents(spool) == b'{"seq":0}\n{"seq":1}\n|{"seq":1}\n{"seq":2}\n'
@@ -396,15 +388,7 @@ def test_a_failed_sync_after_a_rotation_loses_nothing_of_either_segment(
     spool.append(line)
     assert spool.rotate()
     spool.append(line)
-    real, calls = os.fdatasync, []
-
-    def once(fd: int) -> None:
-        calls.append(fd)
-        if len(calls) == 1:
-            raise OSError(errno.EIO, "i/o error")
-        real(fd)
-
-    monkeypatch.setattr(os, "fdatasync", once)
+    fail_one_sync(monkeypatch)
     assert spool.sync()
     spool.append(line)
     assert spool.sync()
