@@ -201,6 +201,23 @@ def test_without_decrypting_the_frames_order_and_number_are_looked_at(trail):
     assert Verifier([trail], None, None, decrypt=False).run().status == 4
 
 
+@pytest.mark.parametrize("decrypt", [True, False])
+def test_a_hole_of_zeros_or_a_torn_end_before_another_segment_is_incomplete_and_other_damage_altered(tmp_path, decrypt):
+    trail = write(tmp_path / "audit", 40, 20)
+    path = files(trail)[0]
+    whole = path.read_bytes()
+    path.write_bytes(whole[:4096] + bytes(4096) + whole[8192:])
+    report = verified(trail, decrypt=decrypt)
+    assert report.status == 4
+    assert all(each.trouble is Trouble.INCOMPLETE for each in report.problems)
+    assert "missing" in " ".join(str(each) for each in report.problems)
+    assert ("hold zeros" in " ".join(str(each) for each in report.problems)) is decrypt
+    path.write_bytes(whole[: bounds(path)[3][1] + 20])
+    assert verified(trail, decrypt=decrypt).status == 4
+    path.write_bytes(whole[:4096] + b"x" * 4096 + whole[8192:])
+    assert verified(trail, decrypt=decrypt).status == 1
+
+
 def test_a_log_cut_back_within_a_frame_is_what_a_killed_process_leaves(tmp_path):
     trail = write(tmp_path / "audit", 30, sealed=False)
     path = files(trail)[0]
