@@ -52,7 +52,7 @@ class VerifierKey:
         return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.public).digest()[:_KEY_ID_BYTES]
 
     def __str__(self) -> str:
-        return f"{self.name}+{self.id.hex()}+{_text(_ED25519 + self.public)}"
+        return f"{self.name}+{self.id.hex()}+{to_base64(_ED25519 + self.public)}"
 
     @classmethod
     def parse(cls, text: str) -> "VerifierKey":
@@ -61,7 +61,7 @@ class VerifierKey:
         key_id, _, encoded = rest.partition("+")
         if not _NAME.match(name) or not _HEX.match(key_id):
             raise NoteError("is not a verifier key (`NAME+KEYID+BASE64`)")
-        raw = _bytes(encoded)
+        raw = from_base64(encoded)
         if raw is None or len(raw) != 1 + _PUBLIC_BYTES:
             raise NoteError("is not a verifier key: no Ed25519 key in it")
         if raw[:1] != _ED25519:
@@ -117,7 +117,7 @@ class Checkpoint:
 
     def text(self) -> str:
         """Return the note's text."""
-        return f"{self.origin}\n{self.size}\n{_text(self.root)}\n"
+        return f"{self.origin}\n{self.size}\n{to_base64(self.root)}\n"
 
     @classmethod
     def parse(cls, text: str) -> "Checkpoint":
@@ -126,7 +126,7 @@ class Checkpoint:
         if len(lines) < 4 or "" in lines[:-1] or lines[-1]:  # noqa: PLR2004  three lines and the end of the last
             raise NoteError("is not a checkpoint")
         origin, size, encoded = lines[:3]
-        root = _bytes(encoded)
+        root = from_base64(encoded)
         if not _SIZE.match(size) or int(size) > MAX_SIZE or root is None or len(root) != HASH_BYTES:
             raise NoteError("is not a checkpoint")
         return cls(origin, int(size), root)
@@ -138,7 +138,7 @@ def sign(checkpoint: Checkpoint, signer: Signer) -> str:
     signature = signer.sign(text.encode())
     if not key.verifies(text.encode(), signature):
         raise SigningError("the signature does not verify under the signer's own key")
-    return f"{text}\n\u2014 {key.name} {_text(key.id + signature)}\n"
+    return f"{text}\n\u2014 {key.name} {to_base64(key.id + signature)}\n"
 
 
 def read_note(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
@@ -196,20 +196,21 @@ class Signed:
 def _signature(line: str) -> tuple[str, bytes, bytes]:
     dash, _, rest = line.partition(" ")
     name, _, encoded = rest.partition(" ")
-    raw = _bytes(encoded)
+    raw = from_base64(encoded)
     if dash != "\u2014" or not _NAME.match(name) or raw is None or len(raw) <= _KEY_ID_BYTES:
         raise NoteError("has a line that is no signature")
     return name, raw[:_KEY_ID_BYTES], raw[_KEY_ID_BYTES:]
 
 
-def _text(raw: bytes) -> str:
+def to_base64(raw: bytes) -> str:
+    """Return base64 in its one canonical spelling."""
     return base64.b64encode(raw).decode()
 
 
-def _bytes(text: str) -> bytes | None:
+def from_base64(text: str) -> bytes | None:
     """Read base64 in its one canonical spelling; None where it is none."""
     try:
         raw = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
         return None
-    return raw if _text(raw) == text else None
+    return raw if to_base64(raw) == text else None

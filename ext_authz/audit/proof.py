@@ -4,8 +4,6 @@ Law: `check` believes nothing in the file but what the key's signature and the h
 the line `extra`, whose hash the proof starts from. Non-goal: proving that anything is absent.
 """
 
-import base64
-import binascii
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,16 @@ from typing import Any, Final
 import orjson
 
 from ext_authz.audit.boot import tree_before
-from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note, read_note
+from ext_authz.audit.checkpoint import (
+    ORIGIN,
+    Checkpoint,
+    NoteError,
+    VerifierKey,
+    from_base64,
+    open_note,
+    read_note,
+    to_base64,
+)
 from ext_authz.audit.merkle import HASH_BYTES, Proof, includes, inclusion_parts, leaf_hash
 from ext_authz.audit.order import merged
 from ext_authz.audit.reader import read_bytes
@@ -49,7 +56,7 @@ class Proven:
 
     def text(self) -> str:
         """Return the proof file's text."""
-        head = [FIRST_LINE, f"extra {_base64(self.line)}", f"index {self.index}", *map(_base64, self.hashes)]
+        head = [FIRST_LINE, f"extra {to_base64(self.line)}", f"index {self.index}", *map(to_base64, self.hashes)]
         return "\n".join(head) + "\n\n" + self.note
 
     @classmethod
@@ -61,8 +68,8 @@ class Proven:
             raise ProofError(f"is not a proof (`{FIRST_LINE}`)")
         if not lines[0].startswith("extra "):
             raise ProofError("has no event in it (`extra`)")
-        line, found = _bytes(lines[0].removeprefix("extra ")), _INDEX.match(lines[1])
-        hashes = [_bytes(each) for each in lines[2:]]
+        line, found = from_base64(lines[0].removeprefix("extra ")), _INDEX.match(lines[1])
+        hashes = [from_base64(each) for each in lines[2:]]
         if line is None or found is None or any(each is None or len(each) != HASH_BYTES for each in hashes):
             raise ProofError("is damaged")
         return cls(line, int(found[1]), tuple(each for each in hashes if each is not None), note)
@@ -213,15 +220,3 @@ class _Prover:
         except NoteError:
             return False
         return head == Checkpoint(ORIGIN + self.files[0].log_id, mark.size, mark.root)
-
-
-def _base64(raw: bytes) -> str:
-    return base64.b64encode(raw).decode()
-
-
-def _bytes(text: str) -> bytes | None:
-    try:
-        raw = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        return None
-    return raw if _base64(raw) == text else None

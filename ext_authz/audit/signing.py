@@ -7,7 +7,6 @@ Non-goal: what is signed (checkpoint.py).
 import base64
 import os
 import re
-import stat
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from ext_authz.audit.checkpoint import KEY_NAME, Signer, SigningError, VerifierKey
 from ext_authz.envelope.errors import KeyUnavailableError
-from ext_authz.envelope.files import replacing
+from ext_authz.envelope.files import exposed, replacing
 from ext_authz.envelope.keys import KeyReference
 
 DEFAULT_FILE: Final = "audit-signing.key"
@@ -33,7 +32,6 @@ DEFAULT_FILE: Final = "audit-signing.key"
 PUBLIC_SUFFIX: Final = ".pub"
 
 _MAX_BYTES: Final = 16 * 1024
-_OTHERS: Final = 0o077
 _SIGNATURE_BYTES: Final = 64
 _VAULT_SIGNATURE = re.compile(r"vault:v([1-9][0-9]{0,9}):([A-Za-z0-9+/]{86}==)\Z")
 
@@ -63,7 +61,7 @@ class FileSigner:
             raise KeyUnavailableError(f"cannot read `{path}`: {(error.strerror or 'failed').lower()}") from None
         try:
             found = os.fstat(descriptor)
-            problem = _exposed(found, path)
+            problem = exposed(found, path)
             raw = b"" if problem else os.read(descriptor, _MAX_BYTES)
         finally:
             os.close(descriptor)
@@ -98,16 +96,6 @@ class FileSigner:
                 os.fchmod(file.fileno(), 0o644)
                 file.write(f"{made.key}\n".encode())
         return made
-
-
-def _exposed(found: os.stat_result, path: Path) -> str:
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a regular file"
-    if found.st_uid not in (os.geteuid(), 0):
-        return "belongs to another user"
-    if found.st_mode & _OTHERS:
-        return f"can be used by others (mode {stat.S_IMODE(found.st_mode):04o}): `chmod 600 {path}`"
-    return ""
 
 
 class TransitSigner:

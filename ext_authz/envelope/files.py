@@ -15,6 +15,7 @@ from typing import Final, Self
 
 _MODE: Final = 0o600
 _ATTEMPTS: Final = 100
+_OTHERS: Final = 0o077
 
 
 @contextmanager
@@ -118,3 +119,14 @@ def sync_directory(directory: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def exposed(found: os.stat_result, path: Path) -> str:
+    """Say why a file with a secret in it, open and looked at, is not to be used; "" where it is its owner's alone."""
+    if not stat.S_ISREG(found.st_mode):
+        return "is not a regular file"
+    if found.st_uid not in (os.geteuid(), 0):
+        return "belongs to another user"
+    if found.st_mode & _OTHERS:
+        return f"can be used by others (mode {stat.S_IMODE(found.st_mode):04o}): `chmod 600 {path}`"
+    return ""

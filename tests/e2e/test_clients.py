@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from traffic_edge import fake_server, traffic_edge
+from traffic_edge import fake_server, healthy, traffic_edge
 
 from ext_authz.demo import model_server
 from ext_authz.demo.processes import Processes, free_ports
@@ -124,24 +124,13 @@ def running(tmp_path_factory):
         )  # fmt: skip
         edge = stack.enter_context(traffic_edge(directory / "edge", ROUTES, POLICIES, upstreams))
         model_server.wait(models, http_port)
-        lit.wait_until(lambda: _healthy(lit_port), 60)
+        lit.wait_until(lambda: healthy(lit_port), 60)
         yield World(edge, fakes)
-
-
-def _healthy(port):
-    import httpx
-
-    with httpx.Client(trust_env=False, timeout=2) as client:
-        try:
-            return client.get(f"http://127.0.0.1:{port}/health").status_code == 200
-        except httpx.TransportError:
-            return False
 
 
 @pytest.fixture
 def world(running):
-    running.edge.forget()
-    with running.edge.resolving():
+    with running.edge.afresh():
         yield running
 
 

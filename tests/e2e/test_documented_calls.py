@@ -12,7 +12,7 @@ from pathlib import Path
 import grpc
 import httpx
 import pytest
-from traffic_edge import fake_server, traffic_edge
+from traffic_edge import fake_server, healthy, traffic_edge
 
 from ext_authz.demo.processes import Processes, free_ports
 from ext_authz.envoy_config.settings import Upstream
@@ -115,7 +115,7 @@ def running(tmp_path_factory):
             for name in PROTOCOLS
         )
         edge = stack.enter_context(traffic_edge(directory / "edge", ROUTES, POLICIES, upstreams))
-        lit.wait_until(lambda: _healthy(port), 60)
+        lit.wait_until(lambda: healthy(port), 60)
         yield World(edge, fake, calls)
 
 
@@ -141,18 +141,9 @@ def _tensorflow_serving(calls):
         server.stop(None).wait()
 
 
-def _healthy(port):
-    with httpx.Client(trust_env=False, timeout=2) as client:
-        try:
-            return client.get(f"http://127.0.0.1:{port}/health").status_code == 200
-        except httpx.TransportError:
-            return False
-
-
 @pytest.fixture
 def world(running):
-    running.edge.forget()
-    with running.edge.resolving():
+    with running.edge.afresh():
         yield running
 
 

@@ -1,12 +1,10 @@
 """LitServe's own FastAPI application with its OpenAI specs in process; the endpoints only write down what they got."""
 
-import asyncio
-import contextlib
-import re
-import urllib.parse
 import warnings
 from collections import Counter
 from typing import Any, NamedTuple
+
+from asgi_asking import Loop
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
@@ -14,8 +12,6 @@ with warnings.catch_warnings():
     from fastapi import BackgroundTasks
     from litserve.specs.openai import ChatCompletionRequest
     from litserve.specs.openai_embedding import EmbeddingRequest
-
-_TARGET = re.compile(r"[!-~]+\Z")
 
 
 class Act(NamedTuple):
@@ -74,44 +70,16 @@ class Recorder:
                 api.pre_setup(api.spec) if not api.spec.endpoints else None
                 server._register_spec_endpoints(api)
         self._app: Any = server.app
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self.counted: Counter[str] = Counter()
 
     def close(self) -> None:
         self._loop.close()
 
     def rest(self, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> list[Act]:
-        """Hand the request to the application as uvicorn's h11 does: printable target, path decoded once."""
+        """Hand the request to the application."""
         self.counted["requests"] += 1
-        if not _TARGET.match(target):
-            return []
-        raw_path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": urllib.parse.unquote(raw_path),
-            "raw_path": raw_path.encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
-            "state": {},
-        }
-        inbox = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive():
-            return inbox.pop() if inbox else {"type": "http.disconnect"}
-
-        async def send(message):
-            pass
-
         self._acts.clear()
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("ignore")
-            self._loop.run_until_complete(self._app(scope, receive, send))
+        self._loop.ask(self._app, method, target, headers, body)
         self.counted["acted on"] += bool(self._acts)
         return list(self._acts)

@@ -1,16 +1,13 @@
 """MLServer's own router and servicer in process, with a data plane that only writes down whom it was asked for."""
 
-import asyncio
-import contextlib
 import logging
-import re
 import sys
-import urllib.parse
 import warnings
 from collections import Counter
 from typing import NamedTuple
 from unittest import mock
 
+from asgi_asking import Loop
 from google.protobuf import descriptor_pool
 
 # MLServer and tritonclient each bring messages of the same names: here these, and no others, live in a pool of their own.
@@ -32,7 +29,6 @@ with warnings.catch_warnings(), mock.patch.object(descriptor_pool, "Default", _p
 
 logging.getLogger("mlserver").setLevel(logging.CRITICAL + 1)
 
-_TARGET = re.compile(r"[!-~]+\Z")
 MESSAGES = {
     "ServerLive": pb.ServerLiveRequest,
     "ServerReady": pb.ServerReadyRequest,
@@ -117,42 +113,18 @@ class Recorder:
             settings = Settings(metrics_endpoint=None, cors_settings=None)
             self._app = create_app(settings, self._plane, self._plane)
         self._servicer = InferenceServicer(self._plane, self._plane)
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self.counted: Counter[str] = Counter()
 
     def close(self) -> None:
         self._loop.close()
 
     def rest(self, method: str, target: str, headers: list[tuple[str, str]], body: bytes) -> list[Act]:
-        """Hand the request to the FastAPI application as uvicorn's h11 does: printable target, path decoded once."""
+        """Hand the request to the FastAPI application."""
         self.counted["requests"] += 1
-        if not _TARGET.match(target):
-            return []
-        raw_path, _, query = target.partition("?")
-        scope = {
-            "type": "http",
-            "asgi": {"version": "3.0"},
-            "http_version": "1.1",
-            "method": method,
-            "scheme": "http",
-            "path": urllib.parse.unquote(raw_path),
-            "raw_path": raw_path.encode(),
-            "root_path": "",
-            "query_string": query.encode(),
-            "headers": [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers],
-            "server": ("127.0.0.1", 80),
-            "client": ("127.0.0.1", 1),
-            "state": {},
-        }
-        inbox = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive():
-            return inbox.pop() if inbox else {"type": "http.disconnect"}
-
-        async def send(message):
-            pass
-
-        return self._run(self._app(scope, receive, send))
+        self._plane.acts = []
+        self._loop.ask(self._app, method, target, headers, body)
+        return self._acts()
 
     def grpc(self, method: str, message: bytes) -> list[Act]:
         """Hand the message to the servicer after the runtime that MLServer has parsed it."""
@@ -161,13 +133,11 @@ class Recorder:
             request = MESSAGES[method].FromString(message)
         except Exception:  # noqa: BLE001  DecodeError is the runtime's own class
             return []
-        return self._run(getattr(self._servicer, method)(request, _Context()))
-
-    def _run(self, doing) -> list[Act]:
         self._plane.acts = []
-        with warnings.catch_warnings(), contextlib.suppress(Exception):  # an error after the act is an act
-            warnings.simplefilter("ignore")
-            self._loop.run_until_complete(doing)
+        self._loop.run(getattr(self._servicer, method)(request, _Context()))
+        return self._acts()
+
+    def _acts(self) -> list[Act]:
         if self._plane.acts:
             self.counted["acted on"] += 1
         return self._plane.acts

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import httpx
 from envoy_process import AUDIENCE, ISSUER, Files, files
 
 from ext_authz.demo import envoy
@@ -82,6 +83,13 @@ class TrafficEdge:
             pass
 
     @contextlib.contextmanager
+    def afresh(self) -> Iterator[None]:
+        """As `resolving`, with nothing in the log."""
+        self.forget()
+        with self.resolving():
+            yield
+
+    @contextlib.contextmanager
     def resolving(self) -> Iterator[None]:
         """Let the upstreams' names mean loopback to every client library in this process."""
         real = socket.getaddrinfo
@@ -143,6 +151,15 @@ def with_filters(written: str, filters: str) -> str:
     head, mark, tail = written.partition("http_filters:\n")
     column = " " * (len(head) - len(head.rstrip(" ")))
     return head + mark + textwrap.indent(textwrap.dedent(filters), column) + tail
+
+
+def healthy(port: int) -> bool:
+    """Whether a server on this machine says that it is."""
+    with httpx.Client(trust_env=False, timeout=2) as client:
+        try:
+            return client.get(f"http://127.0.0.1:{port}/health").status_code == 200
+        except httpx.TransportError:
+            return False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ never shown; a sink's name holds none. Non-goal: opening sinks (opening.py).
 """
 
 import re
+from abc import ABC, abstractmethod
 from typing import Annotated, Final, Literal
 from urllib.parse import urlsplit
 
@@ -163,7 +164,7 @@ class ClientTls(Settings):
         return None if self.ca_file is None else str(self.ca_file)
 
 
-class SinkBase(Settings):
+class SinkBase(Settings, ABC):
     """What every sink can say."""
 
     name: NonEmptyText | None = None
@@ -172,9 +173,9 @@ class SinkBase(Settings):
     """How many events go at once."""
 
     @property
+    @abstractmethod
     def place(self) -> str:
         """What it is called where no name was given."""
-        raise NotImplementedError
 
     @property
     def extra(self) -> str | None:

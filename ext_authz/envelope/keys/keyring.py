@@ -10,7 +10,6 @@ import fcntl
 import json
 import os
 import re
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,12 +19,11 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from ext_authz.envelope.errors import KeyUnavailableError
-from ext_authz.envelope.files import replacing
+from ext_authz.envelope.files import exposed, replacing
 
 SCHEMA: Final = "ext_authz.keyring/1"
 KEY_BYTES: Final = 32
 ID_BYTES: Final = 8
-_OTHERS: Final = 0o077
 _MAX_BYTES: Final = 2**20
 _MAX_VERSION: Final = 2**31
 _ID = re.compile(r"[0-9a-f]{16}\Z")
@@ -122,7 +120,7 @@ def read_keyring(path: Path) -> Keyring:
     except OSError as error:
         raise KeyUnavailableError(f"cannot read `{path}`: {(error.strerror or 'failed').lower()}") from None
     try:
-        problem = _exposed(os.fstat(descriptor), path)
+        problem = exposed(os.fstat(descriptor), path)
         raw = b"" if problem else os.read(descriptor, _MAX_BYTES + 1)
     finally:
         os.close(descriptor)
@@ -136,16 +134,6 @@ def read_keyring(path: Path) -> Keyring:
         raise KeyUnavailableError(f"`{path}` is not UTF-8 text") from None
     except ValueError as error:
         raise KeyUnavailableError(f"`{path}` {error}") from None
-
-
-def _exposed(found: os.stat_result, path: Path) -> str:
-    if not stat.S_ISREG(found.st_mode):
-        return "is not a regular file"
-    if found.st_uid not in (os.geteuid(), 0):
-        return "belongs to another user"
-    if found.st_mode & _OTHERS:
-        return f"can be used by others (mode {stat.S_IMODE(found.st_mode):04o}): `chmod 600 {path}`"
-    return ""
 
 
 def create_keyring(path: Path, *, keyring_id: bytes, key: bytes, now: int) -> Keyring:

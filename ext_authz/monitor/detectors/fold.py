@@ -4,6 +4,7 @@ Law: a detector keeps plain values in bounded tables and reads no clock; the sam
 events in give the same findings and the same snapshot out. Non-goal: deciding what a finding costs whom.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Final
 
@@ -18,7 +19,7 @@ REFUSED: Final = "refused"
 NOBODY: Final = "nobody"
 
 
-class Fold:
+class Fold(ABC):
     """A detector that sees events already read; `observe` reads one for itself."""
 
     name: ClassVar[str]
@@ -30,9 +31,9 @@ class Fold:
         one = seen(event, now_ns)
         return NONE if one is None else self.see(one)
 
+    @abstractmethod
     def see(self, one: Seen) -> Found:
         """Take one event in that `seen` read."""
-        raise NotImplementedError
 
     def shared(self, now_ns: int) -> list[Part]:  # noqa: ARG002
         """Return what other hosts are to know: counts over everybody in windows that run. `now_ns` as in observe."""
@@ -42,13 +43,13 @@ class Fold:
         """Take in what other hosts count, in place of what was heard before; `me` is this host's name among theirs."""
         return NONE
 
+    @abstractmethod
     def snapshot(self) -> dict[str, Any]:
         """Return all that is remembered as JSON data."""
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, state: Mapping[str, Any]) -> None:
         """Remember what `snapshot` returned, and nothing else; raises SnapshotError and then remembers what it did."""
-        raise NotImplementedError
 
 
 def kept(evidence: list[str], event_id: str) -> None:
