@@ -266,16 +266,20 @@ class Judge:
         self.report.notes.append(
             f"{part.file.name}: its last {len(found.repeated)} events stand in the next segment too (a disk failed)"
         )
-        later = [other for other in self.log.parts if other.file.number > part.file.number and other.scan]
-        follower = min(reversed(later), key=_first_seq, default=None)
-        if follower is None or follower.scan is None or follower.data_key is None:
-            return
-        first, end = follower.scan.header.first_seq, follower.scan.end
-        again = scan(Task(follower.file.path, follower.size, follower.data_key, cut=first)).repeated
-        others = [seq for seq, leaf in found.repeated.items() if again.get(seq, leaf) != leaf]
+        others: set[int] = set()
+        ends: list[tuple[int, int]] = []
+        for other in self.log.parts:
+            if other.file.number <= part.file.number or other.scan is None or other.data_key is None:
+                continue
+            first, end = other.scan.header.first_seq, other.scan.end
+            if first < found.end:
+                again = scan(Task(other.file.path, other.size, other.data_key, cut=first)).repeated
+                others |= {seq for seq, leaf in found.repeated.items() if again.get(seq, leaf) != leaf}
+                ends.insert(0, (first, end))
         if others:
-            self.bad(Trouble.ALTERED, "are others in the next segment", part, first=others[0], last=others[-1])
-        lacking = [seq for seq in found.repeated if seq >= end] if follower is self.log.parts[-1] else []
+            self.bad(Trouble.ALTERED, "are others in the next segment", part, first=min(others), last=max(others))
+        # The last segment that begins before an event is the one that counts.
+        lacking = [seq for seq in found.repeated if next((end for first, end in ends if first <= seq), seq + 1) <= seq]
         if lacking:
             text = "are missing in the segment that was to repeat them"
             self.bad(Trouble.INCOMPLETE, text, part, first=lacking[0], last=lacking[-1])
@@ -386,10 +390,6 @@ def cuts(parts: Sequence[Part]) -> list[int | None]:
             first = part.header.first_seq
             lowest = first if lowest is None else min(lowest, first)
     return found[::-1]
-
-
-def _first_seq(part: Part) -> int:
-    return part.header.first_seq if part.header is not None else 0
 
 
 def _seconds_between(earlier: str, later: str) -> float:

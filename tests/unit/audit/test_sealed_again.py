@@ -10,17 +10,19 @@ from pathlib import Path
 
 import pytest
 from altered import abandon, add, copied, files, opened, verified
-from trails import SIGNER, fail_one_sync, new_spool, open_key, trail
+from trails import KEYS, SIGNER, fail_one_sync, lines, new_spool, open_key, trail
 
 from ext_authz.audit.boot import record_start
 from ext_authz.audit.delivery import Batch, Delivery, Outlet
+from ext_authz.audit.ledger import Ledger
 from ext_authz.audit.order import Numbers, merged
 from ext_authz.audit.proof import check, prove
 from ext_authz.audit.report import State
-from ext_authz.audit.sealing import Opener
+from ext_authz.audit.sealing import DataKeys, Opener
 from ext_authz.audit.segment import HEADER_BYTES
 from ext_authz.audit.sinks.file import FileSink
 from ext_authz.audit.source import SealedSource
+from ext_authz.audit.spool import Limits, Spool
 from ext_authz.monitor.feeds import TrailFeed
 from ext_authz.tools.trail_fold import chunks_of, lines_of
 
@@ -179,6 +181,47 @@ def test_what_a_later_segment_repeats_must_be_the_same_and_all_there(spool):
     assert report.status == 4
     assert "are missing in the segment that was to repeat them" in " ".join(str(each) for each in report.problems)
     assert numbers(trail(spool.directory)) == list(range(5))
+
+
+@pytest.mark.parametrize("after", [2, 5], ids=["behind the segment that repeats too little", "in the same segment"])
+def test_nobody_with_the_trails_key_alone_can_replace_signed_events_by_pretending_that_a_disk_failed(tmp_path, after):
+    """Forged segments begin with the log, so that readers take what they have for what the old segment lost."""
+    victim = new_spool(tmp_path / "audit")
+    add(victim, 5)
+    assert victim.certify()
+    abandon(victim)
+    signed = lines(victim.directory)
+    forger = new_spool_of(tmp_path / "forged", victim.log_id)
+    for seq in range(5):
+        if seq == after:
+            assert forger.rotate()
+        made = signed[seq] if seq < 2 else signed[seq].replace(b'"allow"', b'"deny"')
+        forger.append(lambda _, made=made: made)
+        forger.keys.wait(2, 5)
+    abandon(forger)
+    for path in (*forger.directory.glob("*.000001.*"), *forger.directory.glob("*.000002.*")):
+        shutil.copy(path, victim.directory)
+    report = verified(victim.directory)
+    assert report.status == 1
+    assert "events 2-4 are others in the next segment" in " ".join(str(each) for each in report.problems)
+
+
+def new_spool_of(folder: Path, log_id: str) -> Spool:
+    """Begin a log of that name without a signing key; all that it will hold stands in segments 1 and 2."""
+
+    class Silent:
+        key = SIGNER.key
+
+        def sign(self, message):
+            raise OSError("away")
+
+    folder.mkdir(mode=0o700)
+    keys = DataKeys(KEYS, log_id)
+    keys.wrap(0)
+    keys.wrap(1)
+    made = Spool(folder, log_id, bytes(32), keys, Ledger(log_id, Silent()), Limits())
+    assert made.rotate()
+    return made
 
 
 def test_numbers_that_were_passed_over_are_met_once_and_then_are_no_gap():
