@@ -206,5 +206,5 @@ def test_what_a_given_up_segment_lost_in_its_middle_is_read_from_the_next_one(tm
     for lost in (bounds(first)[15][0], bounds(first)[12][0], bounds(first)[11][0]):
         flip(first, lost + 30)
         found = trail(tmp_path)
-        assert sorted(seq for _, seq in read(found)) == list(range(20))
+        assert [seq for _, seq in read(found)] == list(range(20))
         assert found.gaps() == []
