@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Final
 from ext_authz.documents import did_you_mean
 from ext_authz.model import Query
 from ext_authz.policy.grant import Grant, Remedy
-from ext_authz.policy.matching import names_several
+from ext_authz.policy.matching import names_several, resource_value
 
 MAX_EXPRESSION: Final = 2048
 SECOND_NS: Final = 1_000_000_000
@@ -82,7 +82,7 @@ _VARIABLES: Final[dict[str, tuple[str, Callable[[Query], Any]]]] = {
     "resource.type": ("STRING", lambda query: query.resource.type),
     # A request that may name any resource has no id that an expression could judge.
     "resource.id": ("STRING", lambda query: None if names_several(query.resource.id) else query.resource.id),
-    "resource.version": ("STRING", lambda query: query.resource.version or None),
+    "resource.version": ("STRING", lambda query: resource_value(query.resource, "version")),
     "resource": ("MAP", _attributes),
     "action": ("STRING", lambda query: query.action),
     "request.method": ("STRING", lambda query: query.context.method),
@@ -111,11 +111,11 @@ class Cel:
         object.__setattr__(self, "_program", _compile(self.expression))
         rest = _squeeze(self.expression)
         used = []
-        # Longest first, and each taken out: `resource.type` does not ask for the map `resource`.
+        # Longest first, and each taken out: `resource.type` does not ask for the map `resource`, `resource.typed` does.
         for name in sorted(_VARIABLES, key=len, reverse=True):
-            if name in rest:
+            rest, found = re.subn(rf"{re.escape(name)}(?!\w)", "", rest)
+            if found:
                 used.append((name, _VARIABLES[name][1]))
-                rest = rest.replace(name, "")
         if names := self.claims_read():
             used.append((_CLAIMS_VARIABLE, partial(_picked_claims, names)))
         object.__setattr__(self, "_bindings", tuple(used))

@@ -51,6 +51,10 @@ def quoted(expression):
         ("1 / 0 == 1", UNKNOWN),
         ("subject.claims.huge == 1", UNKNOWN),
         ('action.matches("(a+)+$")', NO),
+        # An attribute's name may begin as a variable's does.
+        ("resource.idle && resource.typed == 'x' && resource.version_of == 'y'", YES),
+        ('request.bytes_out > 2 && request.path_count > 2 && action == "infer"', YES),
+        ("resource.idle && resource.id == 'fraud' && request.bytes_out == 3", YES),
         ("true", YES),
         ("false", NO),
     ],
@@ -58,7 +62,9 @@ def quoted(expression):
 def test_expressions(expression, expected):
     claims = {"team": "x", "deep": {"level": 3}, "admin": True, "huge": 10**30}
     who = subject(roles=["ds"], claims=claims, mfa=True, issued_at=1795435000)
-    query = ask(who, attributes={"stage": "production"}, given={"batch_size": 8}, method="POST", bytes=9)
+    known = {"stage": "production", "idle": True, "typed": "x", "version_of": "y"}
+    given = {"batch_size": 8, "bytes_out": 3, "path_count": 3}
+    query = ask(who, attributes=known, given=given, method="POST", bytes=9)
     assert holds(quoted(expression), query) == expected
 
 
@@ -74,6 +80,13 @@ def test_expressions(expression, expected):
 )
 def test_what_is_not_known_cannot_be_evaluated(expression, changed):
     assert holds(quoted(expression), ask(subject("key:b", Auth.API_KEY), **changed)) == UNKNOWN
+
+
+@pytest.mark.parametrize(("asked", "expected"), [("2", YES), ("", UNKNOWN)])
+def test_a_version_that_only_the_catalog_gives_is_a_version_to_an_expression_too(asked, expected):
+    attributes = {} if not asked else {"version": 2}
+    assert holds(quoted('resource.version == "2"'), ask(attributes=attributes)) == expected
+    assert holds(quoted('resource.version == "3"'), ask(version="3", attributes=attributes)) == YES
 
 
 def test_a_text_that_utf8_cannot_hold_is_no_crash():
