@@ -48,6 +48,7 @@ def approve(
     Example: `ext-authz approve deploy --group security_team --for alice --ttl 2h --reason CHG-7 --as token.jwt`
     """
     from ext_authz import wiring
+    from ext_authz.policy.matching import person
     from ext_authz.state.changes import Change, Kind
     from ext_authz.tools.approving import Wish, is_required, rule
 
@@ -62,7 +63,9 @@ def approve(
         raise CommandError(f"--for: `{subject}` is a group; an approval is for one subject")
     seconds = 0 if withdraw else seconds_of(ttl, "--ttl")
     asks_policies = not withdraw and is_required(snapshot, always=inputs.settings.state.approvers == "policy")
-    approver, identity = _approver(inputs, snapshot, token, group, target, now_ns, asks_policies=asks_policies)
+    approver, identity = _approver(inputs, snapshot, token, group, now_ns, asks_policies=asks_policies)
+    if not withdraw and person(approver) == person(target):
+        raise CommandError("nobody approves for themselves")
     change = Change(
         kind=Kind.APPROVAL,
         by=approver,
@@ -128,7 +131,7 @@ def _digest(snapshot: "Snapshot", name: str, group: str, approver: str) -> str:
 
 
 def _approver(
-    inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, subject: str, now_ns: int, *, asks_policies: bool
+    inputs: "Inputs", snapshot: "Snapshot", token: str, group: str, now_ns: int, *, asks_policies: bool
 ) -> "tuple[str, Identity | None]":
     """Return who approves, and what is verified of him (None: nothing)."""
     if not token:
@@ -143,8 +146,6 @@ def _approver(
         raise CommandError(f"the token of {name} does not say that more than one factor was used (`mfa`)")
     if group not in identity.groups and group not in identity.roles:
         raise CommandError(f"{name} does not hold `{group}` as group or role")
-    if identity.id == subject:
-        raise CommandError("nobody approves for themselves")
     return identity.id, identity
 
 

@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 from ext_authz.model import Address, Approval, Query, Risk
 from ext_authz.policy.cel import Cel
 from ext_authz.policy.grant import Grant, Remedy
+from ext_authz.policy.matching import person
 from ext_authz.policy.windows import DAYS, SECOND_NS, Window
 
 _RISKS: Final = {risk: rank for rank, risk in enumerate(Risk)}
@@ -63,7 +64,7 @@ class IpRange(_Lasting):
 
     kind: ClassVar[str] = "ip_range"
     networks: tuple[str, ...]
-    _masks: tuple[tuple[int, int, int], ...] = field(init=False, repr=False, compare=False)
+    _masks: tuple[tuple[int, int, int], ...] = field(init=False)
 
     def __post_init__(self) -> None:
         """Compile to (version, address, mask)."""
@@ -118,13 +119,9 @@ class TimeWindow:
 
     def until_ns(self, query: Query, grant: Grant) -> int | None:  # noqa: ARG002, D102
         now_ns, time_ns = query.context.now_ns, query.context.time_ns
-        end = self.window.closes_ns(time_ns)
-        if end is None:
-            return None
-        left = end - time_ns
-        if self.strict:
-            left = min(left, (self.window.closes_ns(now_ns) or now_ns) - now_ns)
-        return now_ns + left
+        clocks = (time_ns, now_ns) if self.strict else (time_ns,)
+        left = [end - clock for clock in clocks if (end := self.window.closes_ns(clock)) is not None]
+        return now_ns + min(left) if left else None
 
     def detail(self, query: Query, grant: Grant) -> str:  # noqa: ARG002, D102
         context, window = query.context, self.window.describe()
@@ -195,7 +192,8 @@ class AuditLogged(_Lasting):
 class Approved:
     """As many distinct people of `group` as the policy's `approvals` say approved this; never the subject.
 
-    An approval counts for the policy, digest, subject and resource it names (None: any).
+    An approval counts for the policy, digest, subject and resource it names (None: any). Names that may be one
+    person's (matching.person) count as one.
     """
 
     kind: ClassVar[str] = "approval"
@@ -237,15 +235,16 @@ class Approved:
             if not self._counts(approval, query, grant):
                 continue
             end = approval.expires_at
-            known = people.get(approval.approver, end)
-            people[approval.approver] = None if known is None or end is None else max(known, end)
+            who = person(approval.approver)
+            known = people.get(who, end)
+            people[who] = None if known is None or end is None else max(known, end)
         return people
 
     def _counts(self, approval: Approval, query: Query, grant: Grant) -> bool:
         resource = f"{query.resource.type}/{query.resource.id}"
         return (
             approval.group == self.group
-            and approval.approver != query.subject.id
+            and person(approval.approver) != person(query.subject.id)
             and (approval.expires_at is None or query.context.now_ns < approval.expires_at * SECOND_NS)
             and approval.policy in (None, grant.id)
             and approval.policy_digest in (None, grant.digest)

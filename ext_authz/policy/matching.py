@@ -19,6 +19,8 @@ BELOW: Final = "/*"
 X509: Final = "x509:"
 CERTIFICATE_NAMES: Final = ("spiffe://", "dns:", X509)
 TYPED_NAMES: Final = ("sub:", "key:", *CERTIFICATE_NAMES)
+# Names that people have: an account at an issuer, an API key, a user of this machine.
+_PERSONAL: Final = ("sub:", "key:", "os:")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,17 @@ def typed_name(pattern: str) -> str:
     if pattern.startswith(X509) and not pattern.endswith(ANYTHING):
         return X509 + canonical(pattern.removeprefix(X509))
     return pattern if pattern == ANYTHING or pattern.startswith(TYPED_NAMES) else f"sub:{pattern}"
+
+
+def person(name: str) -> str:
+    """Return whom a typed name may be: `sub:alice`, `key:alice` and `os:alice` are taken for one person.
+
+    Only where that refuses more: an approval of one's own, two approvals by one. Nothing is granted across types.
+    """
+    for prefix in _PERSONAL:
+        if name.startswith(prefix):
+            return name.removeprefix(prefix)
+    return name
 
 
 def subject_values(identity: Identity, attribute: str) -> Collection[str]:

