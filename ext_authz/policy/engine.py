@@ -150,10 +150,10 @@ class Verdict:
     """
 
     reason: Reason
-    policy: CompiledPolicy | None = None
-    policies: tuple[str, ...] = ()
-    shadow: tuple[ShadowMatch, ...] = ()
-    audit_logged: bool = False
+    policy: CompiledPolicy | None
+    policies: tuple[str, ...]
+    shadow: tuple[ShadowMatch, ...]
+    audit_logged: bool
     until_ns: int | None = None
 
 

@@ -164,6 +164,15 @@ def test_conditions_not_met_names_the_first_candidate():
     assert (verdict.reason, verdict.policy.id, verdict.policies) == ("conditions_not_met", "x", ())
 
 
+def test_a_deny_that_does_not_hold_and_a_shadow_are_no_candidates():
+    text = (
+        "policies: [{id: d, effect: deny, conditions: [{mfa_required: true}]}, "
+        f"{{id: s, mode: shadow, subjects: [{{any: true}}], {ANY}, conditions: [{{mfa_required: true}}]}}]"
+    )
+    verdict = compiled(text).decide(ask())
+    assert (verdict.reason, verdict.policy, verdict.shadow) == ("no_policy", None, ())
+
+
 def test_no_policies_deny():
     verdict = compiled("time_windows: {w: {from: '09:00', to: '10:00'}}").decide(ask())
     assert (verdict.reason, verdict.policy, verdict.policies) == ("no_policy", None, ())
