@@ -6,12 +6,13 @@ Non-goal: YAML (condition_reader.py) and combining (compiler.py).
 """
 
 import ipaddress
+import math
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, ClassVar, Final, Protocol
 from zoneinfo import ZoneInfo
 
-from ext_authz.model import Address, Approval, Query, Risk
+from ext_authz.model import Address, Approval, AttributeValue, Query, Risk
 from ext_authz.policy.cel import Cel
 from ext_authz.policy.grant import Grant, Remedy
 from ext_authz.policy.matching import person
@@ -108,7 +109,7 @@ class TimeWindow:
     kind: ClassVar[str] = "time_window"
     window: Window
     name: str = ""
-    strict: bool = field(default=False, compare=False)
+    strict: bool = False
 
     def holds(self, query: Query, grant: Grant) -> bool | None:  # noqa: ARG002, D102
         context = query.context
@@ -131,7 +132,7 @@ class TimeWindow:
             return f"the time is outside the calendar, so {title} cannot be evaluated"
         if self.strict and here != there:
             return f"{title} is open by one clock and closed by the other"
-        return f"{title} is {'open' if here else 'closed'} at {_local(context.time_ns, self.window.timezone)}"
+        return f"{title} is closed at {_local(context.time_ns, self.window.timezone)}"
 
     def remedy(self, query: Query, grant: Grant) -> Remedy | None:  # noqa: ARG002, D102
         if self.window.holds(query.context.time_ns) is None:
@@ -141,8 +142,7 @@ class TimeWindow:
         then = datetime.fromtimestamp(opens // SECOND_NS, zone)
         today = datetime.fromtimestamp(query.context.time_ns // SECOND_NS, zone).date()
         day = "" if then.date() == today else f"{DAYS[then.weekday()].title()} {then.date()} "
-        now_ns = opens if self.strict else query.context.now_ns
-        changed = replace(query.context, time_ns=opens, now_ns=now_ns)
+        changed = replace(query.context, time_ns=opens, now_ns=opens)
         return f"after {day}{then:%H:%M} {self.window.timezone}", replace(query, context=changed)
 
     def data(self) -> list[Any]:  # noqa: D102
@@ -205,9 +205,9 @@ class Approved:
 
     def until_ns(self, query: Query, grant: Grant) -> int | None:  # noqa: D102
         people = self._people(query, grant) or {}
-        ends = sorted((_NEVER if end is None else end for end in people.values()), reverse=True)
-        end = ends[grant.approvals - 1] if len(ends) >= grant.approvals else _NEVER
-        return None if end == _NEVER else end * SECOND_NS
+        latest = sorted(people.values(), key=lambda end: math.inf if end is None else end, reverse=True)
+        end = latest[grant.approvals - 1] if len(latest) >= grant.approvals else None
+        return None if end is None else end * SECOND_NS
 
     def detail(self, query: Query, grant: Grant) -> str:  # noqa: D102
         people = self._people(query, grant)
@@ -251,9 +251,6 @@ class Approved:
             and approval.subject in (None, query.subject.id)
             and approval.resource in (None, resource)
         )
-
-
-_NEVER: Final = 1 << 62
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,8 +318,8 @@ class Maximum(_Lasting):
     def holds(self, query: Query, grant: Grant) -> bool | None:  # noqa: ARG002, D102
         unknown = False
         for attribute, limit in self.limits:
-            value = query.attributes.get(attribute)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value:  # noqa: PLR0124
+            value = _number(query.attributes.get(attribute))
+            if value is None:
                 unknown = True
             elif value > limit:
                 return False
@@ -331,16 +328,16 @@ class Maximum(_Lasting):
     def detail(self, query: Query, grant: Grant) -> str:  # noqa: ARG002, D102
         parts = []
         for attribute, limit in self.limits:
-            value = query.attributes.get(attribute)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
+            value = _number(query.attributes.get(attribute))
+            if value is None:
                 parts.append(f"`{attribute}` of the request is unknown")
             elif value > limit:
                 parts.append(f"`{attribute}` is {value}, at most {limit} is allowed")
-        return "; ".join(parts) or "within its limits"
+        return "; ".join(parts)
 
     def remedy(self, query: Query, grant: Grant) -> Remedy | None:  # noqa: ARG002, D102
         words = " and ".join(f"`{attribute}` at most {limit}" for attribute, limit in self.limits)
-        changed = {attribute: int(limit) if limit >= 0 else int(limit) - 1 for attribute, limit in self.limits}
+        changed = {attribute: math.floor(limit) for attribute, limit in self.limits}
         return f"with {words}", replace(query, attributes={**query.attributes, **changed})
 
     def data(self) -> list[list[Any]]:  # noqa: D102
@@ -379,6 +376,14 @@ def duration_text(milliseconds: int) -> str:
         if milliseconds % size == 0:
             return f"{milliseconds // size}{unit}"
     return f"{milliseconds}ms"
+
+
+def _number(value: AttributeValue | None) -> int | float | None:
+    """Return what can be compared: neither a truth value nor "not a number"."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    # `math.isnan` cannot take an int that no float holds.
+    return value if value == value else None  # noqa: PLR0124
 
 
 def _unmapped(address: Address | None) -> Address | None:

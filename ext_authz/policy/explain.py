@@ -240,13 +240,15 @@ def _conditions_met(policy: CompiledPolicy, words: list[str], query: Query) -> t
     if start is not None and now < start:
         steps.append(f"after {_moment(start)}")
         query = replace(query, context=replace(query.context, now_ns=start, time_ns=start))
-    for condition in policy.conditions:
+    # Twice: by the time that a window opens, a token has grown old.
+    for condition in (*policy.conditions, *policy.conditions):
         if condition.holds(query, policy) is True:
             continue
         remedy: Remedy | None = condition.remedy(query, policy)
         if remedy is None:
             return None
-        steps.append(remedy[0])
+        if remedy[0] not in steps:
+            steps.append(remedy[0])
         query = remedy[1]
     if not (policy.concerns(query) and policy.holds(query)):
         return None

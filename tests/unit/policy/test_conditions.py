@@ -1,13 +1,16 @@
 """What each condition asks, and that not knowing makes an allow not match and a deny match."""
 
 import ipaddress
+import itertools
+import json
 from dataclasses import replace
 
 import pytest
-from policy_support import MONDAY_NOON, ask, compiled, holds, ns, policy, subject
+from policy_support import MONDAY_NOON, ask, compiled, holds, load, ns, policy, subject
 
 from ext_authz.model import Approval, Risk
-from ext_authz.policy.conditions import AuditLogged, duration_text
+from ext_authz.policy.conditions import AuditLogged, duration_text, undump_condition
+from ext_authz.policy.document import dump, dump_policy, undump
 
 YES, NO, UNKNOWN = (True, True), (False, False), (False, True)
 NOON = ns(MONDAY_NOON) // 10**9
@@ -64,6 +67,10 @@ def test_max_token_age(issued, expected):
         ({"batch_size": 65}, NO),
         ({"batch_size": True, "max_tokens": 1}, UNKNOWN),
         ({"batch_size": "1", "max_tokens": 1}, UNKNOWN),
+        ({"batch_size": 1.5, "max_tokens": 1024.5}, YES),
+        ({"batch_size": float("nan"), "max_tokens": 1}, UNKNOWN),
+        ({"batch_size": float("inf"), "max_tokens": 1}, NO),
+        ({"batch_size": 10**400, "max_tokens": 1}, NO),
         ({}, UNKNOWN),
     ],
 )
@@ -171,8 +178,15 @@ def test_an_answer_lasts_as_long_as_enough_people_still_approve():
     )
     assert one.decide(query).until_ns == (NOON + 300) * 10**9
     assert two.decide(query).until_ns == (NOON + 60) * 10**9
-    endless = replace(query, context=replace(query.context, approvals=(approval(), approval(expires_at=NOON + 5))))
-    assert one.decide(endless).until_ns is None
+    for given in itertools.permutations((approval(), approval(expires_at=NOON + 5))):
+        endless = replace(query, context=replace(query.context, approvals=given))
+        assert one.decide(endless).until_ns is None
+
+
+@pytest.mark.parametrize("given", [None, (), (approval(expires_at=NOON + 5),)])
+def test_an_approval_that_is_not_enough_or_not_known_has_no_end(given):
+    (two,) = compiled(policy("{approval: sec}", more=", approvals: 2")).policies
+    assert two.until_ns(ask(approvals=given)) is None
 
 
 def test_an_answer_lasts_no_longer_than_the_token_may_be_old():
@@ -229,6 +243,10 @@ def test_a_window_reads_the_requests_time_and_all_else_this_machines_clock():
     assert holds("{time_window: business_hours}", ask(at=late, now=noon)) == NO
     assert holds("{time_window: business_hours}", ask(at=noon, now=late)) == YES
     assert holds("{max_token_age: 15m}", ask(subject(issued_at=NOON), at=late, now=noon)) == YES
+    assert holds("{max_token_age: 15m}", ask(subject(issued_at=NOON), at=noon, now=late)) == NO
+    ending = [approval(expires_at=NOON + 60)]
+    assert holds("{approval: sec}", ask(approvals=ending, at=late, now=noon)) == YES
+    assert holds("{approval: sec}", ask(approvals=ending, at=noon, now=late)) == NO
 
 
 def test_under_strict_time_two_clocks_that_disagree_cannot_be_evaluated():
@@ -262,12 +280,43 @@ def test_what_is_left_is_counted_on_this_machines_clock():
     assert hours.decide(ask(at=noon, now=ahead)).until_ns == ahead + 5 * 3600 * 10**9
     strict = compiled(policy("{time_window: business_hours}"), strict_time=True)
     assert strict.decide(ask(at=noon, now=ahead)).until_ns == noon + 5 * 3600 * 10**9
+    assert strict.decide(ask(at=ahead, now=noon)).until_ns == noon + 5 * 3600 * 10**9 - 30 * 10**9
 
 
 def test_an_answer_ends_where_the_clocks_change():
     window = compiled(policy('{time_window: {from: "22:00", to: "06:00", timezone: Europe/Berlin}}'))
     verdict = window.decide(ask(at="2026-10-24T23:00:00+02:00"))
     assert verdict.until_ns == ns("2026-10-25T02:00:00+01:00")
+
+
+@pytest.mark.parametrize(
+    ("written", "kind", "data"),
+    [
+        ("ip_range: [10.0.0.0/8, '2001:db8::/32']", "ip_range", ["10.0.0.0/8", "2001:db8::/32"]),
+        ("time_window: business_hours", "time_window", ["business_hours", [0, 1, 2, 3, 4], 540, 1020, "UTC"]),
+        (
+            "time_window: {days: [sun], from: '22:00', to: '06:00', timezone: Europe/Berlin}",
+            "time_window",
+            ["", [6], 1320, 360, "Europe/Berlin"],
+        ),
+        ("mfa_required: true", "mfa_required", True),
+        ("audit_logged: true", "audit_logged", True),
+        ("approval: sec", "approval", "sec"),
+        ("max_token_age: 15m", "max_token_age", 900_000),
+        ("max_risk: low", "max_risk", "low"),
+        ("max: {batch: 8, tokens: 64.5}", "max", [["batch", 8], ["tokens", 64.5]]),
+        ("cel: 'subject.mfa'", "cel", "subject.mfa"),
+    ],
+)
+def test_a_condition_is_dumped_under_the_key_it_is_written_under_and_read_back(written, kind, data):
+    document = load(policy(f"{{{written}}}"))
+    assert dump_policy(document.policies[0])["conditions"] == [[kind, data]]
+    assert undump(json.loads(json.dumps(dump(document)))) == document
+
+
+def test_a_condition_of_a_kind_that_this_version_does_not_know_is_not_passed_over():
+    with pytest.raises(ValueError, match="unknown condition `weather`"):
+        undump_condition("weather", "sunny")
 
 
 def test_durations_are_written_in_the_largest_unit_that_fits():

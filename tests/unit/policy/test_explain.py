@@ -1,11 +1,13 @@
 """The trace and the counterfactuals."""
 
+import ipaddress
 from dataclasses import replace
+from operator import attrgetter
 
 import policy_strategies as made
 import pytest
 from hypothesis import given
-from policy_support import ask, compiled, ns, subject
+from policy_support import MONDAY_NOON, ask, compiled, ns, subject
 
 from ext_authz.model import Auth, Reason, Risk
 from ext_authz.policy import explain as module
@@ -78,6 +80,7 @@ def conditions(listed):
             "8.8.8.8 is not in 10.0.0.0/8 or 192.0.2.0/24; sub:alice did not sign in with MFA",
         ),
         (conditions("{ip_range: 10.0.0.0/8}"), ask(ip=None), "ip_range", "the caller's address is unknown"),
+        (conditions("{ip_range: 10.0.0.0/8}"), ask(ip="::ffff:11.1.2.3"), "ip_range", "11.1.2.3 is not in 10.0.0.0/8"),
         (
             conditions("{time_window: business_hours}"),
             ask(at="2026-11-22T12:00:00+00:00"),
@@ -157,6 +160,44 @@ def test_the_trace_of_a_match():
     assert any_id == ("d", True, None, "deny, because it cannot be ruled out: `id` of model/* is unknown")
 
 
+@pytest.mark.parametrize(
+    ("condition", "changed", "detail"),
+    [
+        ("{ip_range: 10.0.0.0/8}", {"ip": None}, "the caller's address is unknown"),
+        ("{approval: sec}", {"approvals": None}, "the state is too old to say what was approved"),
+        ("{max_risk: low}", {"risk": None}, "the state is too old to say how risky the subject is"),
+        ("{max_token_age: 15m}", {}, "sub:alice came without a token that says when it was issued"),
+        ("{max: {n: 1}}", {}, "`n` of the request is unknown"),
+        ("{max: {n: 1}}", {"given": {"n": float("nan")}}, "`n` of the request is unknown"),
+        ("{max: {n: 1}}", {"given": {"n": True}}, "`n` of the request is unknown"),
+        ("{max: {n: 1, m: 2}}", {"given": {"n": 1, "m": "1"}}, "`m` of the request is unknown"),
+        (
+            "{time_window: {from: '09:00', to: '10:00'}}",
+            {"at": 10**30, "now": 0},
+            "the time is outside the calendar, so the window mon-sun 09:00-10:00 UTC cannot be evaluated",
+        ),
+    ],
+)
+def test_a_deny_says_what_it_could_not_rule_out(condition, changed, detail):
+    text = f"policies: [{{id: d, effect: deny, conditions: [{condition}]}}]"
+    assert trace(text, ask(**changed)) == [("d", True, None, f"deny, because it cannot be ruled out: {detail}")]
+
+
+def test_under_strict_time_a_deny_cannot_rule_out_what_the_clocks_disagree_on():
+    text = "policies: [{id: d, effect: deny, conditions: [{time_window: business_hours}]}]"
+    (entry,) = explain(compiled(text, strict_time=True), ask(now=ns("2026-11-23T18:00:00+00:00"))).trace
+    assert entry.detail == (
+        "deny, because it cannot be ruled out: `business_hours` (mon-fri 09:00-17:00 UTC) is open by one clock and "
+        "closed by the other"
+    )
+
+
+def test_an_approval_that_is_promised_comes_on_top_of_those_given():
+    both = conditions("{approval: sec}, {approval: legal}")
+    assert remedies(both, ask(approvals=["sec"])) == ["with an approval by legal"]
+    assert remedies(both, ask(approvals=None)) == ["with an approval by sec and with an approval by legal"]
+
+
 def test_an_entry_of_the_trace_is_what_the_contract_shows():
     (entry,) = explain(compiled(one("")), ask()).trace
     assert entry.as_json() == {"policy_id": "p", "matched": True, "failed_at": None, "detail": "allow"}
@@ -233,6 +274,30 @@ def test_a_window_outside_the_calendar_has_no_remedy():
     assert remedies(conditions("{time_window: business_hours}"), ask(at=10**30)) == []
 
 
+def test_a_tokens_age_is_told_by_this_machines_clock():
+    late = ask(subject(issued_at=ns(MONDAY_NOON) // 10**9), at=MONDAY_NOON, now="2026-11-23T13:00:00+00:00")
+    assert trace(conditions("{max_token_age: 15m}"), late)[0][3] == "the token is 3600 s old, more than 15m"
+
+
+@pytest.mark.parametrize(
+    ("condition", "place", "value"),
+    [
+        ("ip_range: [11.1.0.0/16, 12.0.0.0/8]", "context.ip", ipaddress.ip_address("11.1.0.0")),
+        ("mfa_required: true", "subject.mfa", True),
+        ("max_token_age: 15m", "subject.issued_at", 1795435200),
+        ("max_risk: medium", "context.risk", Risk.MEDIUM),
+        ("max: {n: 8.5, m: -0.5, whole: -2}", "attributes", {"n": 8, "m": -1, "whole": -2, "other": 7}),
+        ("time_window: business_hours", "context.time_ns", ns("2026-11-24T09:00:00+00:00")),
+    ],
+)
+def test_what_is_promised_is_what_was_tried(condition, place, value):
+    (policy,) = compiled(conditions(f"{{{condition}}}")).policies
+    evening = ask(at="2026-11-23T18:00:00+00:00", now=MONDAY_NOON, risk=None, given={"n": 9, "other": 7})
+    _, changed = policy.conditions[0].remedy(evening, policy)
+    assert attrgetter(place)(changed) == value
+    assert policy.conditions[0].holds(changed, policy) is True
+
+
 def test_under_strict_time_both_clocks_are_moved():
     text = conditions("{time_window: business_hours}")
     late = ns("2026-11-23T18:00:00+00:00")
@@ -243,6 +308,54 @@ def test_under_strict_time_both_clocks_are_moved():
         apart.trace[0].detail
         == "`business_hours` (mon-fri 09:00-17:00 UTC) is open by one clock and closed by the other"
     )
+
+
+HOURS = "`business_hours` (mon-fri 09:00-17:00 UTC)"
+SUNDAY = "2026-11-22T12:00:00+00:00"
+NEVER = 10**30
+
+
+@pytest.mark.parametrize(
+    ("strict", "at", "now", "detail"),
+    [
+        (False, SUNDAY, MONDAY_NOON, f"{HOURS} is closed at Sun 2026-11-22 12:00 UTC"),
+        (False, SUNDAY, NEVER, f"{HOURS} is closed at Sun 2026-11-22 12:00 UTC"),
+        (False, NEVER, MONDAY_NOON, f"the time is outside the calendar, so {HOURS} cannot be evaluated"),
+        (True, SUNDAY, "2026-11-22T13:00:00+00:00", f"{HOURS} is closed at Sun 2026-11-22 12:00 UTC"),
+        (True, SUNDAY, MONDAY_NOON, f"{HOURS} is open by one clock and closed by the other"),
+        (True, SUNDAY, NEVER, f"the time is outside the calendar, so {HOURS} cannot be evaluated"),
+        (True, NEVER, MONDAY_NOON, f"the time is outside the calendar, so {HOURS} cannot be evaluated"),
+    ],
+)
+def test_of_two_clocks_the_trace_shows_the_one_that_counts(strict, at, now, detail):
+    policies = compiled(conditions("{time_window: business_hours}"), strict_time=strict)
+    assert explain(policies, ask(at=at, now=now)).trace[0].detail == detail
+
+
+def test_a_window_is_promised_by_the_clock_that_it_reads():
+    text = conditions("{time_window: business_hours}")
+    assert remedies(text, ask(at=SUNDAY, now=MONDAY_NOON)) == ["after Mon 2026-11-23 09:00 UTC"]
+    assert remedies(text, ask(at=SUNDAY, now=NEVER)) == ["after Mon 2026-11-23 09:00 UTC"]
+    assert remedies(text, ask(at=NEVER, now=MONDAY_NOON)) == []
+    # The day is the zone's: in Auckland it is Monday already.
+    auckland = conditions('{time_window: {from: "03:00", to: "04:00", timezone: Pacific/Auckland}}')
+    assert remedies(auckland, ask(at="2026-11-22T13:00:00+00:00")) == ["after 03:00 Pacific/Auckland"]
+
+
+def test_a_window_that_opens_when_the_policy_has_ended_is_not_promised():
+    text = one("not_after: 2026-11-23T20:00:00Z, conditions: [{time_window: business_hours}]")
+    assert remedies(text, ask(at="2026-11-23T18:00:00+00:00")) == []
+    assert remedies(text, ask(at=SUNDAY)) == ["after Mon 2026-11-23 09:00 UTC"]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_when_a_window_opens_the_token_has_grown_old(order):
+    asked = ", ".join(["{max_token_age: 15m}", "{time_window: business_hours}"][::order])
+    evening = ns("2026-11-23T18:00:00+00:00")
+    after, token = "after Tue 2026-11-24 09:00 UTC", "with a token no older than 15m"
+    fresh, stale = (subject(issued_at=evening // 10**9 - age) for age in (0, 3600))
+    assert remedies(conditions(asked), ask(fresh, at=evening)) == [f"{after} and {token}"]
+    assert remedies(conditions(asked), ask(stale, at=evening)) == [" and ".join([token, after][::order])]
 
 
 def test_there_are_never_more_than_a_few_suggestions():
