@@ -221,7 +221,8 @@ def _http_filters(settings: EnvoySettings) -> str:
               retry_policy:  # a restarting worker costs a retry, not a denial; within the timeout
                 retry_on: connect-failure,refused-stream,reset-before-request
                 num_retries: 1
-                retry_back_off: {{ base_interval: 0.005s, max_interval: 0.02s }}
+                # max_interval also ends each try (seen in 1.40): not before the check itself ends
+                retry_back_off: {{ base_interval: 0.005s, max_interval: {settings.authz_timeout} }}
                 retry_host_predicate:
                 - name: envoy.retry_host_predicates.previous_hosts
                   typed_config: {{ "@type": {_TYPE}.retry.host.previous_hosts.v3.PreviousHostsPredicate }}

@@ -129,7 +129,25 @@ def _service(bootstrap: Bootstrap, made: Node | None) -> Iterator[Finding]:
         yield Finding(
             "EA006", place, "the check needs a timeout above 0 and up to 1s (0s waits for ever)", warning=True
         )
+    yield from _tries(service, length)
     yield from _asked(bootstrap, made, service)
+
+
+def _tries(service: Node, length: float | None) -> Iterator[Finding]:
+    """Envoy gives each try of a gRPC service no longer than the longest pause between two (seen in 1.40)."""
+    policy = get(service, "retry_policy")
+    if policy is None or not length:
+        return
+    base = seconds(get(policy, "retry_back_off", "base_interval"))
+    longest = seconds(get(policy, "retry_back_off", "max_interval"))
+    each = longest or 10 * (base or 1)
+    if each < length:
+        yield Finding(
+            "EA068",
+            mark(policy, "retry_back_off", "max_interval"),
+            f"each try of a check ends after this ({each:g}s), not after the check's timeout; set it to {length:g}s",
+            warning=True,
+        )
 
 
 def _asked(bootstrap: Bootstrap, made: Node | None, service: Node) -> Iterator[Finding]:

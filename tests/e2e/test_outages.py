@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(90)]
 TRANSPORTS = pytest.mark.parametrize("transport", ["grpcio", "native"])
 SCORE = "/v2/models/fraud/infer"
 ENVOYS_TIMEOUT = 0.25
-PATIENT = "1s"
+PATIENT = "5s"
 """Where a test is not about slowness, a busy machine must not look like an outage."""
 
 
@@ -65,6 +65,19 @@ def test_a_sidecar_that_hangs_or_is_gone_denies_and_one_that_is_back_decides(tra
         )
         assert edge.request("GET", LAKE, "/healthz").status_code in (403, 503)
         assert edge.http.seen == edge.grpc.seen == []
+
+
+@TRANSPORTS
+def test_a_check_may_take_all_of_its_time(transport, tmp_path):
+    with running(tmp_path, transport, timeout=PATIENT) as (edge, _):
+        eventually(lambda: score(edge)[0] == 200)
+        edge.sidecar.signal(signal.SIGSTOP)
+        wakes = threading.Timer(0.5, edge.sidecar.signal, [signal.SIGCONT])
+        wakes.start()
+        status, seconds = score(edge)
+        wakes.join()
+        assert status == 200
+        assert seconds > 0.1, "it was asked while the sidecar stood still"
 
 
 def children(pid: int) -> dict[str, int]:

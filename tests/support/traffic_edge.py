@@ -131,7 +131,7 @@ def traffic_edge(
             listeners=(Listener(name="tokens", address="127.0.0.1:0", require_client_certificate=False),),
             upstreams=upstreams,
             authz=(f"unix:{made.sockets}/0.sock",),
-            authz_timeout="2s",
+            authz_timeout="5s",
             admin=f"unix:{made.sockets}/envoy.sock",
             certificate=str(server.certificate),
             private_key=str(server.private_key),

@@ -67,6 +67,8 @@ CASES = [
     ("EA006", swap("timeout: 0.25s\n                retry", "timeout: 0s\n                retry"), "timeout"),
     ("EA006", swap("timeout: 0.25s\n                retry", "timeout: 5s\n                retry"), "timeout"),
     ("EA006", swap("timeout: 0.25s\n                retry", "retry"), "timeout"),
+    ("EA068", swap("max_interval: 0.25s", "max_interval: 0.02s"), "ends after this (0.02s)"),
+    ("EA068", swap(", max_interval: 0.25s", ""), "ends after this (0.05s)"),
     ("EA007", swap("transport_api_version: V3", "transport_api_version: AUTO"), "V3"),
     ("EA007", without(GOOD, "transport_api_version:"), "V3"),
     ("EA008", swap("code: ServiceUnavailable", "code: OK"), "success"),
