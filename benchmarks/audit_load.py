@@ -2,11 +2,12 @@
 
     python benchmarks/audit_load.py [--transports grpcio,native] [--calls 20000] [--rounds 5] [--json FILE]
 
-The load and the request are those of sidecar.py. The worker has a core of its own; the control process (the exporter
-is in it), the load and the sinks share another. `off` is the same sidecar with a trail that takes events and drops them
-(null_trail.py), `on` seals and writes them. The rounds of all are interleaved; a ratio is the median over the rounds of
-a round's own, with the least and the greatest. It exits 1 where an aim is missed by CPU time of the worker a check, which
-also means something on a busy machine; checks per second do on a quiet one only.
+The load and the request are those of sidecar.py. The workers have a core of their own; the control processes (the
+exporter is in them), the load and the sinks share another. `off` is the same sidecar with a trail that takes events and
+drops them (null_trail.py), `on` seals and writes them. In a round all are started anew and run side by side, and the load
+goes from one to the next in short turns, so that what else the machine does meets all alike. A ratio is the median over
+the rounds of a round's own, with the least and the greatest. It exits 1 where an aim is missed by CPU time of the worker
+a check, which also means something on a busy machine; checks per second do on a quiet one only.
 """
 
 import argparse
@@ -14,7 +15,6 @@ import contextlib
 import http.server
 import json
 import os
-import shutil
 import socket
 import statistics
 import sys
@@ -29,6 +29,9 @@ from sidecar import FILE_SINK, METHOD, ROOT, allowed, cpu_us, pin, serving, writ
 
 from ext_authz.audit.segment import HEADER_BYTES, Kind, frames
 
+TURNS = 20
+PAUSE_SECONDS = 0.05
+"""Between turns, for the exporter to end with what the last left."""
 OFF, ON = "off", "on"
 AIMS = {
     (ON, OFF): 0.85,
@@ -98,30 +101,64 @@ def receivers(core: int) -> Iterator[dict[str, str]]:
             slow.server_close()
 
 
-def measured(folder: Path, transport: str, sinks: str, *, off: bool, calls: int, cores: tuple[int, int]) -> Run:
-    """Run the sidecar once from nothing, see to it that it recorded what it should, and return what it did."""
+@contextlib.contextmanager
+def sidecar(folder: Path, transport: str, sinks: str, *, off: bool, cores: tuple[int, int]) -> Iterator["Sidecar"]:
+    """Run one, from nothing; afterwards see to it that it recorded what it should."""
     folder.mkdir(mode=0o700)
-    try:
-        configuration, request, _ = write_configuration(folder, transport, sinks)
-        program = [str(ROOT / "benchmarks/null_trail.py")] if off else ["-m", "ext_authz"]
-        command = [sys.executable, *program, "serve", "-c", str(configuration)]
-        address = f"unix:{folder}/0.sock"
-        worker = "null_trail\0" if off else "server.worker\0"
-        with serving(command, "listening", cores[0], worker, cores[1]) as pids:
-            if len(pids) != 1 or not allowed(address, request):
-                raise SystemExit("the benchmark's request is not allowed; its figures would mean nothing")
-            load = {"address": address, "method": METHOD, "message": request, "core": cores[1]}
-            warm = calls // 5
-            h2load.run(**load, calls=warm, connections=2, streams=16)
-            before = cpu_us(pids)
-            busy = h2load.run(**load, calls=calls, connections=2, streams=16)
-            cost = (cpu_us(pids) - before) / calls
-        found = recorded(folder)
-        if found > 16 if off else found < warm + calls:
-            raise SystemExit(f"{found} events are on record of {warm + calls} checks, audit {'off' if off else 'on'}")
-    finally:
-        shutil.rmtree(folder)
-    return Run(busy.per_second, cost)
+    configuration, request, _ = write_configuration(folder, transport, sinks)
+    program = [str(ROOT / "benchmarks/null_trail.py")] if off else ["-m", "ext_authz"]
+    command = [sys.executable, *program, "serve", "-c", str(configuration)]
+    address = f"unix:{folder}/0.sock"
+    worker = "null_trail\0" if off else "server.worker\0"
+    with serving(command, "listening", cores[0], worker, cores[1]) as pids:
+        if len(pids) != 1 or not allowed(address, request):
+            raise SystemExit("the benchmark's request is not allowed; its figures would mean nothing")
+        made = Sidecar(address, request, pids, cores[1])
+        yield made
+    found = recorded(folder)
+    if found > 16 if off else found < made.sent:
+        raise SystemExit(f"{found} events are on record of {made.sent} checks, audit {'off' if off else 'on'}")
+
+
+@dataclass
+class Sidecar:
+    """One that runs, and how many checks it was sent."""
+
+    address: str
+    request: bytes
+    pids: list[int]
+    core: int
+    sent: int = 0
+
+    def burst(self, calls: int) -> Run:
+        """Send it so many checks."""
+        before = cpu_us(self.pids)
+        load = h2load.run(self.address, METHOD, self.request, calls=calls, connections=2, streams=16, core=self.core)
+        self.sent += calls
+        return Run(load.per_second, (cpu_us(self.pids) - before) / calls)
+
+
+def measured(transport: str, variants: dict[str, str], *, calls: int, cores: tuple[int, int]) -> dict[str, Run]:
+    """Run all variants side by side, the load going from one to the next and back; return the medians of its turns."""
+    bursts: dict[str, list[Run]] = {name: [] for name in variants}
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, contextlib.ExitStack() as stack:
+        running = {
+            name: stack.enter_context(
+                sidecar(Path(scratch, str(number)), transport, sinks, off=name == OFF, cores=cores)
+            )
+            for number, (name, sinks) in enumerate(variants.items())
+        }
+        for each in running.values():
+            each.burst(calls // 5)
+        for turn in range(TURNS):
+            # The other way round every second time: no variant always follows the same one.
+            for name in list(running)[:: -1 if turn % 2 else 1]:
+                bursts[name].append(running[name].burst(calls // TURNS))
+                time.sleep(PAUSE_SECONDS)
+    return {
+        name: Run(statistics.median(each.per_second for each in own), statistics.median(each.cpu_us for each in own))
+        for name, own in bursts.items()
+    }
 
 
 def recorded(folder: Path) -> int:
@@ -162,7 +199,7 @@ def spread(ratios: list[float]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--transports", default="grpcio,native")
-    parser.add_argument("--calls", type=int, default=20_000, help="calls per run")
+    parser.add_argument("--calls", type=int, default=20_000, help="calls of each in a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="also write every run here")
     options = parser.parse_args()
@@ -172,26 +209,18 @@ def main() -> None:
         print("one CPU only: exporter and worker share it, so the aims cannot be judged", file=sys.stderr)
     load_before = os.getloadavg()[0]
     transports = options.transports.split(",")
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch, receivers(cores[1]) as variants:
+    with receivers(cores[1]) as variants:
         runs: dict[str, dict[str, list[Run]]] = {each: {name: [] for name in variants} for each in transports}
         for turn in range(options.rounds):
             for transport in transports:
-                # The other way round every second time: no variant always follows the same one.
-                for name in list(variants)[:: -1 if turn % 2 else 1]:
-                    run = measured(
-                        Path(scratch, "run"),
-                        transport,
-                        variants[name],
-                        off=name == OFF,
-                        calls=options.calls,
-                        cores=cores,
-                    )
+                found = measured(transport, variants, calls=options.calls, cores=cores)
+                for name, run in found.items():
                     runs[transport][name].append(run)
-                    about = f"{run.per_second:.0f} checks/s, {run.cpu_us:.1f} µs"
-                    print(f"round {turn + 1}/{options.rounds}: {transport}, {name}: {about}", file=sys.stderr)
+                about = ", ".join(f"{name} {run.cpu_us:.1f} µs" for name, run in found.items())
+                print(f"round {turn + 1}/{options.rounds}: {transport}: {about}", file=sys.stderr)
     missed = [each for transport in transports for each in report(transport, runs[transport])]
     print(
-        f"\n{options.rounds} rounds of {options.calls:,} calls; load average {load_before:.1f} to {os.getloadavg()[0]:.1f}"
+        f"\n{options.rounds} rounds of {options.calls:,} calls each; load average {load_before:.1f} to {os.getloadavg()[0]:.1f}"
     )
     if options.json:
         plain = {
