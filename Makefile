@@ -58,7 +58,7 @@ types: $(STAMP).lint ## mypy, strict
 
 bench: $(STAMP).test ## checks per second beside an empty gRPC service, in one run
 	@$(BIN)/python benchmarks/sidecar.py $(BENCH_FLAGS)
-	@echo "more: make bench-mapping; benchmarks/policies.py, envelope.py, replay.py, h2load.py (benchmarks/README.md)"
+	@echo "more: make bench-mapping; benchmarks/policies.py, audit_load.py, envelope.py, replay.py, h2load.py (benchmarks/README.md)"
 
 bench-mapping: $(STAMP).test ## what finding a request's meaning costs beside json.loads of its body
 	@$(BIN)/python benchmarks/mapping.py
