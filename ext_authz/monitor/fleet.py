@@ -49,11 +49,18 @@ class Shelf(Protocol):
 class Exchange:
     """`offer` and `heard` are the monitor's; the rest is one thread's. A name is good for one start."""
 
-    def __init__(self, open_shelf: Callable[[], Shelf], *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        open_shelf: Callable[[], Shelf],
+        *,
+        say: Callable[[str], None] = lambda _text: None,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.me = uuid.uuid4().hex
         self.failures = 0
         self.last_error = ""
         self._open_shelf = open_shelf
+        self._say = say
         self._clock_ns = clock_ns
         self._shelf: Shelf | None = None
         self._offered: Mapping[str, Any] = {}
@@ -100,10 +107,15 @@ class Exchange:
             self._shelf = self._shelf or self._open_shelf()
             self._tell(self._shelf)
             self._listen(self._shelf)
+            if self.last_error:
+                self._say("counts are shared with other hosts again")
             self.last_error = ""
         except Exception as error:  # noqa: BLE001  an outage of whatever kind
             self.failures += 1
-            self.last_error = str(error) or type(error).__name__
+            problem = str(error) or type(error).__name__
+            if not self.last_error:
+                self._say(f"counts are not shared with other hosts: {problem}")
+            self.last_error = problem
             self._close()
         now_ns = self._clock_ns()
         lasts = LASTS_SECONDS * _SECOND

@@ -82,7 +82,7 @@ def make_monitor(  # noqa: PLR0917  what surrounds it
         redaction=Redaction(all_settings.audit.redact),
         count=lambda outcome, label: registry.count(_COUNTED[outcome], label),
         say=lambda text: log.line("monitor", text),
-        exchange=None if shelf is None else Exchange(shelf),
+        exchange=None if shelf is None else Exchange(shelf, say=lambda text: log.line("monitor", text)),
         fleet_key=key,
     )
     return Monitor(settings, surroundings)

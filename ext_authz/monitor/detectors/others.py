@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ext_authz.monitor.detectors.baseline import Baseline, Limits, whole
-from ext_authz.monitor.detectors.sketch import REGISTERS, Distinct
+from ext_authz.monitor.detectors.sketch import Distinct, merged, registers_of
 
 Part = list[Any]
 """One window of one host, as plain data: [name, window, told, registers, registers], registers in hexadecimal."""
@@ -23,22 +23,26 @@ GRACE: Final = 20
 class Group:
     """One window as other hosts counted it together."""
 
-    __slots__ = ("hosts", "least", "one", "told", "two")
+    __slots__ = ("_one", "_two", "hosts", "least", "told")
 
     def __init__(self) -> None:
         self.hosts = 0
         self.least = ""
         self.told = False
-        self.one = Distinct()
-        self.two = Distinct()
+        self._one: list[bytes] = []
+        self._two: list[bytes] = []
 
-    def take(self, host: str, told: bool, one: Distinct, two: Distinct) -> None:  # noqa: FBT001
-        """Take in what a host counted; any number of times."""
+    def take(self, host: str, told: bool, one: bytes, two: bytes) -> None:  # noqa: FBT001
+        """Take in what a host counted."""
         self.hosts += 1
         self.least = min(self.least or host, host)
         self.told = self.told or told
-        self.one.merge(one)
-        self.two.merge(two)
+        self._one.append(one)
+        self._two.append(two)
+
+    def merged(self, one: Distinct, two: Distinct) -> tuple[Distinct, Distinct]:
+        """Return what all of them counted and what we did, in new sketches."""
+        return merged([one.registers, *self._one]), merged([two.registers, *self._two])
 
 
 Groups = Mapping[tuple[str, int], Group]
@@ -63,7 +67,7 @@ def groups_of(told: Iterable[tuple[str, object]]) -> dict[tuple[str, int], Group
     return made
 
 
-def _checked(parts: object) -> list[tuple[str, int, bool, Distinct, Distinct]]:
+def _checked(parts: object) -> list[tuple[str, int, bool, bytes, bytes]]:
     if not isinstance(parts, list) or len(parts) > MAX_PARTS:
         raise ValueError("not what a host counted")
     made = []
@@ -73,9 +77,7 @@ def _checked(parts: object) -> list[tuple[str, int, bool, Distinct, Distinct]]:
         name, window, told, one, two = each
         if not isinstance(name, str) or len(name) > MAX_NAME or not isinstance(told, bool):
             raise ValueError("not what a host counted in a window")
-        if not isinstance(one, str) or not isinstance(two, str) or len(one) != len(two) or len(one) != 2 * REGISTERS:
-            raise ValueError("not the registers of a sketch")
-        made.append((name, whole(window), told, Distinct.unpack(one), Distinct.unpack(two)))
+        made.append((name, whole(window), told, registers_of(one), registers_of(two)))
     return made
 
 
@@ -100,9 +102,7 @@ class Union:
     def become(self, group: Group, me: str, one: Distinct, two: Distinct) -> None:
         """Be what the others counted and what we (`me`) did."""
         self.hosts, self.turn, self.told = group.hosts, me < group.least, group.told
-        self.one, self.two = Distinct(group.one.registers), Distinct(group.two.registers)
-        self.one.merge(one)
-        self.two.merge(two)
+        self.one, self.two = group.merged(one, two)
 
     def judge(self, day: int, second: int, limits: Limits, least: int) -> float:
         """Return the limit where more than usual was counted and it is ours to tell, 0 otherwise.

@@ -7,6 +7,7 @@ counting for small sets. Non-goal: removing.
 
 import hashlib
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
 
@@ -14,6 +15,7 @@ REGISTERS: Final = 256
 """Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
 _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 _BITS: Final = 56
+_RANKS: Final = bytes(range(_BITS + 2))
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = 2**64 - 1
 _SHARE: Final = tuple(2.0**-rank for rank in range(_BITS + 2))
@@ -32,6 +34,21 @@ def digest(value: str, key: bytes) -> int:
 def _keyed(key: bytes) -> "hashlib.blake2b":
     # A copy of it costs half of what taking the key in anew does.
     return hashlib.blake2b(digest_size=8, key=key)
+
+
+def registers_of(packed: object) -> bytes:
+    """Return the registers that `Distinct.pack` wrote; raises ValueError."""
+    if not isinstance(packed, str) or len(packed) != 2 * REGISTERS:
+        raise ValueError("not the registers of a sketch")
+    registers = bytes.fromhex(packed)
+    if len(registers) != REGISTERS or registers.translate(None, _RANKS):
+        raise ValueError("not the registers of a sketch")
+    return registers
+
+
+def merged(sketches: Sequence[bytes]) -> "Distinct":
+    """Return the sketch of all sets together, of their registers: many cost little more than one."""
+    return Distinct(bytes(map(max, *sketches)) if len(sketches) > 1 else b"".join(sketches))
 
 
 def several(hashed: int, count: int) -> list[int]:

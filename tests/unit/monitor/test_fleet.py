@@ -10,6 +10,9 @@ from ext_authz.monitor.detectors import Detectors, Params
 from ext_authz.monitor.detectors.others import GRACE, MAX_PARTS
 from ext_authz.monitor.fleet import LASTS_SECONDS, RENEW_SECONDS, Exchange
 from ext_authz.monitor.risk import SECOND, Response, RiskBook
+from ext_authz.server.watching import input_key
+from ext_authz.state.opening import fleet_key, open_shelf
+from ext_authz.state.settings import StateSettings
 from tests.support.monitor_events import at, event, feed
 
 KEY = b"f" * 32
@@ -202,7 +205,8 @@ def world():
 
 def test_a_host_that_went_away_counts_no_more_after_a_while(world):
     shelf, clock = world
-    one, two = (Exchange(lambda: shelf, clock_ns=clock) for _ in range(2))
+    said = []
+    one, two = (Exchange(lambda: shelf, clock_ns=clock, say=said.append) for _ in range(2))
     one.offer({"version": 1})
     one.look()
     two.look()
@@ -220,6 +224,44 @@ def test_a_host_that_went_away_counts_no_more_after_a_while(world):
     one.look()
     two.look()
     assert set(two.heard()) == {one.me}, "healed"
+    assert sorted(said) == [
+        *["counts are not shared with other hosts: away"] * 2,
+        *["counts are shared with other hosts again"] * 2,
+    ]
+
+
+def settings_of(folder, name, secret=b"s" * 32):
+    (folder / name).write_bytes(secret)
+    (folder / name).chmod(0o600)
+    return StateSettings.model_validate(
+        {"backend": "redis", "url": "redis://127.0.0.1:1/0", "secret_file": folder / name}
+    )
+
+
+def test_keys_of_the_fleet_are_the_same_at_every_host_apart_by_purpose_and_none_without_a_secret(tmp_path):
+    one, two = settings_of(tmp_path, "one"), settings_of(tmp_path, "two")
+    assert fleet_key(one, "counts") == fleet_key(two, "counts")
+    assert (
+        len(
+            {
+                fleet_key(one, "counts"),
+                fleet_key(one, "inputs"),
+                fleet_key(settings_of(tmp_path, "o", b"t" * 32), "counts"),
+            }
+        )
+        == 3
+    )
+    assert input_key(b"q" * 32, one) == input_key(b"r" * 32, two)
+    alone = [
+        StateSettings(),
+        StateSettings.model_validate(
+            {"backend": "redis", "url": "redis://127.0.0.1:1/0", "unsafe_unauthenticated": True}
+        ),
+    ]
+    for each in alone:
+        assert fleet_key(each, "counts") == b""
+        assert open_shelf(each) is None
+        assert input_key(b"q" * 32, each) != input_key(b"r" * 32, each)
 
 
 def test_what_says_nothing_new_is_put_again_only_in_time(world, monkeypatch):
