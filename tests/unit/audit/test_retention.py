@@ -6,7 +6,7 @@ import time
 from trails import lines, new_spool, trail
 
 from ext_authz.audit.retention import STRAY_SECONDS, prune
-from ext_authz.audit.trail import segments
+from ext_authz.audit.trail import DRAFT_SUFFIX, segments
 
 DAY = 86_400
 
@@ -59,6 +59,23 @@ def test_a_key_without_its_segment_goes_after_a_while_and_other_keys_never(tmp_p
     later = time.time() + 2 * STRAY_SECONDS
     prune(tmp_path, DAY, lambda _: True, clock=lambda: later)
     assert [path.name for path in tmp_path.glob("*.key")] == ["query.key"]
+
+
+def test_a_draft_that_a_crash_left_goes_after_a_while_with_its_key_and_other_files_never(tmp_path):
+    spool = a_trail(tmp_path)
+    spool.close()
+    draft = segments(tmp_path)[-1].path.with_suffix(DRAFT_SUFFIX)
+    segments(tmp_path)[-1].path.rename(draft)
+    other = tmp_path / f"notes{DRAFT_SUFFIX}"
+    other.touch()
+    prune(tmp_path, 2 * DAY, lambda _: False)
+    assert draft.exists()
+    later = time.time() + 2 * STRAY_SECONDS
+    prune(tmp_path, 2 * DAY, lambda _: False, clock=lambda: later)
+    assert not draft.exists()
+    assert not draft.with_suffix(".key").exists()
+    assert other.exists()
+    assert len(segments(tmp_path)) == 2
 
 
 def test_what_is_deleted_is_announced_before_or_where_that_is_impossible_afterwards(tmp_path):
