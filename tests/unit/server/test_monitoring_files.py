@@ -108,6 +108,11 @@ def test_rules_and_dashboard_name_only_metrics_and_labels_that_are_there():
     queries = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     for text in [*queries, *(rule["expr"] for rule in rules())]:
         assert named(text) <= set(FAMILIES), text
+        known = {"job", "instance", "le"}.union(*(FAMILIES[name].labels for name in named(text)))
+        for selected in re.findall(r"\{([^}]*)\}", text):
+            assert {each.partition("=")[0].strip(" !~") for each in selected.split(",") if each} <= known, text
+        for grouped in re.findall(r"\b(?:by|without|on|ignoring)\s*\(([^)]*)\)", text):
+            assert {each.strip() for each in grouped.split(",") if each.strip()} <= known, text
     used = {name for text in queries for name in named(text)}
     assert set(PROMISED) <= used, "the dashboard shows what is promised"
     assert metrics.READY in used
