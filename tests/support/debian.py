@@ -52,7 +52,9 @@ def find(name: str) -> Program:
         path = _unpacked(name)
     if path is None:
         raise AbsentError(f"the packages {' '.join(PACKAGES[name])} hold no `{name}`")
-    libraries = ":".join(str(each) for base in ("usr/lib", "lib") for each in (HOME / base).glob("*-linux-*"))
+    places = [each for base in ("usr/lib", "lib") for each in (HOME / base).glob("*-linux-*")]
+    places += [each / "pulseaudio" for each in places]  # found by an absolute path where it is installed
+    libraries = ":".join(map(str, places))
     return Program(str(path), {**os.environ, "LD_LIBRARY_PATH": libraries}, HOME)
 
 
