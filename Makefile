@@ -78,6 +78,7 @@ test-heavy: heavy-servers ## the tests against those servers
 	@$(BIN)/python -m pytest tests/heavy -s $(PYTEST_FLAGS)
 
 test-browser: $(STAMP).test ## the tests of the page in a real Chromium, fetched from Debian where there is none
+	@$(BIN)/python tests/support/debian.py chromium
 	@EXT_AUTHZ_BROWSER=1 $(BIN)/python -m pytest tests/processes/test_page_in_a_browser.py $(PYTEST_FLAGS)
 
 proto: $(STAMP).lint ## compile proto/ into ext_authz/_pb

@@ -1,9 +1,13 @@
-"""Programs from Debian, unpacked below .venv/debian without root where the machine does not have them."""
+"""Programs from Debian, unpacked below .venv/debian without root where the machine does not have them.
+
+`python tests/support/debian.py NAME…` fetches them ahead of tests whose time would not suffice for it.
+"""
 
 import fcntl
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,3 +105,11 @@ def _unpacked(name: str) -> Path | None:
     found = [HOME / folder / name for folder in ("usr/bin", "usr/sbin", "bin", "sbin")]
     found.insert(0, HOME / "usr/lib" / name / name)  # where /usr/bin has but a script that names /usr/lib
     return next((each for each in found if each.exists()), None)
+
+
+if __name__ == "__main__":
+    for wanted in sys.argv[1:]:
+        try:
+            print(find(wanted).path)  # noqa: T201
+        except AbsentError as error:
+            print(f"no {wanted}: {error}")  # noqa: T201  its tests say so too
