@@ -18,6 +18,49 @@ from ext_authz.envelope.files import sync_directory
 STRAY_SECONDS: Final = 3600.0
 """A wrapped key without a segment, or a draft, is left alone for that long: its segment may be about to be made."""
 _STRAY = re.compile(r"[a-z][a-z0-9-]{0,63}-[0-9]{8}T[0-9]{6}Z-[0-9a-f]{16}\.[0-9]{6,9}\.(key|draft)\Z")
+BELIEVED_SECONDS: Final = 86_400.0
+TOLERATED_SECONDS: Final = 60.0
+
+
+def _passed() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class UnhurriedClock:
+    """The time, in Unix seconds, but for a clock that was set ahead: that is believed after a day of standing so.
+
+    Set ahead by a year for a minute it would delete a trail. At the start it is measured by the last segment that
+    ended. A clock that was set back is believed at once: less is deleted by it.
+    """
+
+    def __init__(
+        self, directory: Path, *, wall: Callable[[], float] = time.time, passed: Callable[[], float] = _passed
+    ) -> None:
+        """Begin with the trail in `directory`; `passed` counts seconds, also of a machine asleep. Raises OSError."""
+        self._wall, self._passed = wall, passed
+        now, ended = wall(), _last_end(directory)
+        self._base, self._at = now if ended is None else min(now, ended + BELIEVED_SECONDS), passed()
+        self._ahead_since: float | None = None
+
+    def __call__(self) -> float:
+        """Return the time."""
+        wall, passed = self._wall(), self._passed()
+        expected = self._base + passed - self._at
+        if wall > expected + TOLERATED_SECONDS:
+            self._ahead_since = passed if self._ahead_since is None else self._ahead_since
+            if passed - self._ahead_since < BELIEVED_SECONDS:
+                return expected
+        self._base, self._at, self._ahead_since = wall, passed, None
+        return wall
+
+
+def _last_end(directory: Path) -> float | None:
+    ends = []
+    for segment in segments(directory):
+        with contextlib.suppress(FileNotFoundError):
+            if not being_written(segment.path):
+                ends.append(segment.path.stat().st_mtime)
+    return max(ends, default=None)
 
 
 def prune(

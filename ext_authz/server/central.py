@@ -15,7 +15,7 @@ from typing import Final
 from ext_authz import config, wiring
 from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.redact import Redaction
-from ext_authz.audit.retention import prune
+from ext_authz.audit.retention import UnhurriedClock, prune
 from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.source import SealedSource
 from ext_authz.audit.spool import AuditUnavailable, Committer
@@ -88,14 +88,15 @@ def _run(inputs: Inputs, open_feed: Callable[[], Feed], ready: Callable[[], None
     collect_seldom()
     monitor.start()
     ready()
-    store, pruned = None, 0.0
+    store, pruned, clock = None, 0.0, UnhurriedClock(audit)
     while not done.wait(LOOK_SECONDS) and monitor.running:
         try:
             store = store or open_store(settings.state, settings.run_dir)
             recorder.changes(store)
             if time.monotonic() - pruned > PRUNE_SECONDS:
                 pruned = time.monotonic()
-                prune(audit, float(settings.audit.spool.retain), exporter.delivered, announce=recorder.removals)
+                retain = float(settings.audit.spool.retain)
+                prune(audit, retain, exporter.delivered, announce=recorder.removals, clock=clock)
         except (StoreError, AuditUnavailable, OSError) as error:
             log.line("monitor", str(error))
     monitor.stop()

@@ -18,7 +18,7 @@ import orjson
 from ext_authz import wiring
 from ext_authz.audit.exporter import Exporter
 from ext_authz.audit.redact import Redaction
-from ext_authz.audit.retention import prune
+from ext_authz.audit.retention import UnhurriedClock, prune
 from ext_authz.audit.sinks.opening import open_sinks
 from ext_authz.audit.source import SealedSource
 from ext_authz.audit.spool import AuditUnavailable, Committer
@@ -82,7 +82,7 @@ class Control:
         self._link = link
         self._run_dir = settings.run_dir
         audit = settings.run_dir / "audit"
-        self._retain = float(settings.audit.spool.retain)
+        self._retain, self._clock = float(settings.audit.spool.retain), UnhurriedClock(audit)
         keys = wiring.trail_keys(inputs, os.environ)
         self._spool = wiring.open_spool(inputs, CONTROL, keys)
         self._committer = Committer(self._spool)
@@ -196,7 +196,13 @@ class Control:
     def _prune(self) -> None:
         """Delete what of the trail is over its time, and say so in the trail."""
         try:
-            prune(self._run_dir / "audit", self._retain, self._exporter.delivered, announce=self._recorder.removals)
+            prune(
+                self._run_dir / "audit",
+                self._retain,
+                self._exporter.delivered,
+                announce=self._recorder.removals,
+                clock=self._clock,
+            )
         except OSError as error:
             log.line(CONTROL, f"old segments of the trail could not be deleted: {error}")
 

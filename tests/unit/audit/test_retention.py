@@ -5,7 +5,7 @@ import time
 
 from trails import lines, new_spool, trail
 
-from ext_authz.audit.retention import STRAY_SECONDS, prune
+from ext_authz.audit.retention import BELIEVED_SECONDS, STRAY_SECONDS, UnhurriedClock, prune
 from ext_authz.audit.trail import DRAFT_SUFFIX, segments
 
 DAY = 86_400
@@ -91,3 +91,61 @@ def test_what_is_deleted_is_announced_before_or_where_that_is_impossible_afterwa
         prune(folder, DAY, lambda _: True, announce=announce)
         spool.close()
         assert seen == ([([0, 1], 2)] if can else [([0, 1], 2), ([0, 1], 0)])
+
+
+class Clocks:
+    """A clock that can be set, and one that cannot."""
+
+    def __init__(self, now=2_000_000_000.0):
+        self.now, self.passed = now, 100.0
+
+    def pass_(self, seconds):
+        self.now += seconds
+        self.passed += seconds
+
+    def unhurried(self, folder):
+        return UnhurriedClock(folder, wall=lambda: self.now, passed=lambda: self.passed)
+
+
+def ended_at(folder, moment):
+    spool = a_trail(folder)
+    spool.close()
+    for each in segments(folder):
+        os.utime(each.path, (moment, moment))
+
+
+def test_a_clock_that_is_set_ahead_deletes_nothing_until_it_has_stood_so_for_a_day(tmp_path):
+    clocks = Clocks()
+    ended_at(tmp_path, clocks.now - 10)
+    clock = clocks.unhurried(tmp_path)
+    assert clock() == clocks.now
+    clocks.now += 400 * DAY
+    for _ in range(23):
+        clocks.pass_(3600)
+        assert prune(tmp_path, 90 * DAY, lambda _: True, clock=clock) == []
+    clocks.now -= 400 * DAY
+    assert clock() == clocks.now
+    clocks.now += 400 * DAY
+    assert prune(tmp_path, 90 * DAY, lambda _: True, clock=clock) == []
+    clocks.pass_(BELIEVED_SECONDS + 1)
+    assert clock() == clocks.now
+    assert len(prune(tmp_path, 90 * DAY, lambda _: True, clock=clock)) == 3
+
+
+def test_a_start_with_a_clock_that_is_ahead_deletes_nothing_either(tmp_path):
+    clocks = Clocks()
+    ended_at(tmp_path, clocks.now)
+    clocks.now += 400 * DAY
+    clock = clocks.unhurried(tmp_path)
+    assert prune(tmp_path, 90 * DAY, lambda _: True, clock=clock) == []
+    clocks.pass_(BELIEVED_SECONDS + 1)
+    assert len(prune(tmp_path, 90 * DAY, lambda _: True, clock=clock)) == 3
+
+
+def test_a_clock_that_goes_on_as_it_should_is_believed_all_the_time(tmp_path):
+    clocks = Clocks()
+    clock = clocks.unhurried(tmp_path)
+    for _ in range(1000):
+        clocks.pass_(3600)
+        clocks.now += 0.5  # a clock that is corrected little by little
+        assert clock() == clocks.now
