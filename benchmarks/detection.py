@@ -24,13 +24,14 @@ from detection_baselines import rivals
 from detection_cost import cost
 from detection_credentials import real_guessing, stuffing
 from detection_data import COMMITS, HELD_OUT, HELD_OUT_FIRST, LOGS, TRACES, block_bootstrap, clients, people, revision
-from detection_score import Result, Unit, has_rhythm, one, sleeping
+from detection_pairs import pair_tables as pairs
+from detection_score import Result, Unit, one
+from detection_times import ceiling, dormant, times
 
 from ext_authz.monitor.detectors import Params
 from ext_authz.monitor.detectors.extraction import ExtractionParams, ModelExtraction
 from ext_authz.monitor.detectors.seen import DAY, HOUR
-from ext_authz.monitor.detectors.subjects import DormantIdentity
-from ext_authz.monitor.detectors.times import TimeParams, UnusualTime
+from ext_authz.monitor.detectors.times import TimeParams
 from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 
 DOC = Path(__file__).parent.parent / "docs" / "monitoring.md"
@@ -212,63 +213,6 @@ def together_attack(detector, model, kind, begin, chance):
     return None
 
 
-def times(crowd, params, attacks=3):
-    units = []
-    for person in crowd:
-        detector, unit = UnusualTime(params), Unit(person.name)
-        days = sorted({second // DAY for second in person.times})
-        ready = max(days[30], days[0] + 15)
-        chance = random.Random(f"attack/{person.name}")
-        test = [day for day in days if day >= ready]
-        moments = {chance.choice(test) for _ in range(attacks)}
-        alarms, before = 0, days[0]
-        for at, second in enumerate(person.times):
-            day = second // DAY
-            if day != before:
-                if before >= ready:
-                    unit.day(alarms)
-                alarms, before = 0, day
-                if day in moments:
-                    for kind in ATTACKS["unusual_time"]:
-                        delay = visit(detector, person, at, day, kind)
-                        unit.attacked(kind, delay)
-                        if has_rhythm(person.times[max(at - 300, 0) : at]):
-                            unit.attacked(f"{kind}, of people with a rhythm", delay)
-            for number in range(5):
-                alarms += len(detector.see(one(second + number, f"sub:{person.name}")))
-        unit.day(alarms)
-        units.append(unit)
-    return units
-
-
-def visit(detector, person, at, day, kind):
-    """Return the seconds until the alarm, None without one."""
-    what = ATTACKS["unusual_time"][kind]
-    other = copy.deepcopy(detector)
-    begin = day * DAY + (sleeping(person.times[max(at - 300, 0) : at]) - what["hours"] / 2) % 24 * HOUR
-    # The victim's own work of that day comes when it comes; the visit before or after it.
-    if begin < person.times[at - 1]:
-        begin += DAY
-    for number in range(what["hours"] * what["requests_per_hour"]):
-        second = begin + number * HOUR / what["requests_per_hour"]
-        if other.see(one(second, f"sub:{person.name}")):
-            return second - begin
-    return None
-
-
-def dormant(crowd):
-    units = []
-    for person in crowd:
-        detector, unit = DormantIdentity(), Unit(person.name)
-        days = sorted({second // DAY for second in person.times})
-        for number, day in enumerate(days):
-            alarms = len(detector.see(one(day * DAY, f"sub:{person.name}")))
-            if number >= 10:
-                unit.day(alarms)
-        units.append(unit)
-    return units
-
-
 def swept(name, run: Callable, settings: Iterable, tune, report) -> list[Result]:
     """Choose, for each target rate, the most sensitive setting that keeps it on the tuning half; report the other."""
     tried = {}
@@ -290,21 +234,32 @@ def swept(name, run: Callable, settings: Iterable, tune, report) -> list[Result]
 def time_tables(data, quick):
     crowd = people(data)
     tune, report = [p for p in crowd if p.tuning], [p for p in crowd if not p.tuning]
-    steps = (1.5, 2.0, 2.5, 2.85, 3.0, 3.5, 4.5, 6.0)
+    steps = (3.0, 3.6, 4.0, 4.4, 4.6, 4.8, 5.0, 5.5, 6.5, 8.0)
     sweep = swept(
         "surprise",
-        lambda c, s: times(c, replace(TimeParams(), surprise=s)),
+        lambda c, s: times(c, replace(TimeParams(), surprise=s), ATTACKS["unusual_time"]),
         steps[::3] if quick else steps,
         tune,
         report,
     )
-    made = [Result("defaults", "", times(report, TimeParams())), *sweep]
+    made = [Result("defaults", "", times(report, TimeParams(), ATTACKS["unusual_time"])), *sweep]
     known = {person.name for person in crowd}
+    bounds = [("reporting half", report)]
     for said, repositories in (("held out first", HELD_OUT_FIRST), ("held out to the end", HELD_OUT)):
         fresh = [person for person in people(data, repositories) if person.name not in known]
         known |= {person.name for person in fresh}
-        made.append(Result(f"defaults, {len(fresh)} people {said}", "", times(fresh, TimeParams())))
+        bounds.append((f"{len(fresh)} people {said}", fresh))
+        made.append(
+            Result(f"defaults, {len(fresh)} people {said}", "", times(fresh, TimeParams(), ATTACKS["unusual_time"]))
+        )
     yield "unusual_time", made
+    lines = [
+        "| people | attack | known |" + "".join(f" ≤ {target} per 1,000 |" for target in TARGETS),
+        "|" + "---|" * 6,
+    ]
+    for said, fresh in bounds:
+        lines += [f"| {said} | {' | '.join(row)} |" for row in ceiling(fresh, ATTACKS["unusual_time"], TARGETS)]
+    yield "ceiling", "\n".join(lines)
     yield "dormant_identity", [Result("defaults", "", dormant(crowd))]
 
 
@@ -364,7 +319,17 @@ def stuffing_tables(data, quick):
     yield "real_guessing", real_guessing(data)
 
 
-GROUPS = {"extraction": extraction_tables, "volume": volume_tables, "time": time_tables, "stuffing": stuffing_tables}
+def pair_tables(data, quick):
+    yield from pairs(ATTACKS, data)
+
+
+GROUPS = {
+    "extraction": extraction_tables,
+    "volume": volume_tables,
+    "time": time_tables,
+    "stuffing": stuffing_tables,
+    "pairs": pair_tables,
+}
 
 
 def group(name, data, quick):

@@ -113,9 +113,11 @@ class UnusualTimeSettings(DetectorSettings):
     """A subject at an hour of the week at which it never is."""
 
     surprise: Annotated[Number, Field(ge=0.5, le=20)] = _TIME.surprise
-    """How improbable the hour must be: e to the minus this, in relation to an even spread over the week."""
+    """How improbable the visit must be: minus the logarithm of that, the hour and what follows taken together."""
     crowd: Annotated[Number, Field(le=10)] = _TIME.crowd
     """How much it adds that so many requests in an hour are rare for the subject; 0: not at all."""
+    carried: Annotated[Number, Field(le=1)] = _TIME.carried
+    """How much the hour directly before adds; 0: each hour is judged alone."""
     habit: Annotated[Number, Field(le=10)] = _TIME.habit
     """This share of the surprise of one of twenty of the subject's own days is added."""
     requests: Some = _TIME.requests

@@ -35,12 +35,17 @@ class TimeParams:
     """Of these, days on which it was active."""
     warm_hours: int = 20
     """Active hours (not requests) before it is judged."""
-    surprise: float = 3.0
-    """How improbable the hour must be: minus the logarithm of its probability in relation to an even spread."""
-    crowd: float = 0.6
-    """This share of minus the logarithm of how rarely an hour of the subject's had so many requests is added …"""
-    crowd_from: float = 0.7
-    """… where the hour alone is this improbable: many requests at a usual hour are `unusual_volume`'s."""
+    surprise: float = 5.0
+    """How improbable the visit must be: the sum of what follows, in natural logarithms.
+
+    Minus the logarithm of the hour's probability in relation to an even spread, …
+    """
+    crowd: float = 1.3
+    """… this share of minus the logarithm of how rarely an hour of the subject's had so many requests, …"""
+    crowd_from: float = 0.3
+    """… in full where the hour alone is this improbable: many requests at a usual hour are `unusual_volume`'s, …"""
+    carried: float = 1.0
+    """… and this share of what these two were in the hour directly before: a visit is longer than a moment's work."""
     habit: float = 0.5
     """This share of the surprise that one of twenty of the subject's own days brings is added to the limit."""
     requests: int = 3
@@ -56,6 +61,7 @@ class TimeParams:
 class _Profile:
     __slots__ = (
         "alarmed",
+        "before",
         "crowds",
         "days",
         "evidence",
@@ -65,6 +71,7 @@ class _Profile:
         "hours",
         "n",
         "pending",
+        "score",
         "today",
         "week",
     )
@@ -76,6 +83,10 @@ class _Profile:
         self.n = 0
         self.days = 0
         self.alarmed = 0
+        self.score = 0.0
+        """How surprising the hour that runs is by itself …"""
+        self.before = 0.0
+        """… and the hour directly before it was."""
         self.today = 0.0
         """The most surprising hour of the day that runs."""
         self.habit = 0.0
@@ -89,15 +100,16 @@ class _Profile:
 
     def pack(self) -> list[Any]:
         cells = {str(cell): weight for cell, weight in enumerate(self.hours) if weight}
-        rest = [self.today, self.habit, cells, list(self.crowds), self.pending, self.evidence]
+        rest = [self.score, self.before, self.today, self.habit, cells, list(self.crowds), self.pending, self.evidence]
         return [self.first, self.hour, self.week, self.n, self.days, self.alarmed, *rest]
 
     @classmethod
     def unpack(cls, packed: Any) -> "_Profile":  # noqa: ANN401
-        first, hour, week, n, days, alarmed, today, habit, cells, crowds, pending, evidence = packed
+        first, hour, week, n, days, alarmed, score, before, today, habit, cells, crowds, pending, evidence = packed
         made = cls(whole(hour))
         made.first, made.week, made.n, made.days = whole(first), whole(week), whole(n), whole(days)
-        made.alarmed, made.today, made.habit = whole(alarmed), _finite(today), _finite(habit)
+        made.alarmed, made.score, made.before = whole(alarmed), _finite(score), _finite(before)
+        made.today, made.habit = _finite(today), _finite(habit)
         for cell, weight in cells.items():
             made.hours[whole(int(cell))] = max(_finite(weight), 0.0)
         made.crowds = array("f", [max(_finite(each), 0.0) for _, each in zip(range(_SIZES), crowds, strict=True)])
@@ -174,7 +186,8 @@ class UnusualTime(Fold):
             for size in range(_SIZES):
                 known.crowds[size] *= fade
             known.week = week
-        known.hour, known.n = hour, 0
+        known.before = known.score if hour == known.hour + 1 else 0.0
+        known.hour, known.n, known.score = hour, 0, 0.0
         known.evidence.clear()
 
     def _is_warm(self, known: _Profile, hour: int) -> bool:
@@ -189,9 +202,10 @@ class UnusualTime(Fold):
         params = self.params
         if not self._is_warm(known, known.hour):
             return NONE
-        score = likely = surprise(known.hours, known.hour % WEEK_HOURS)
-        if score >= params.crowd_from:
-            score += params.crowd * rarity(known.crowds, _size(known.n))
+        likely = surprise(known.hours, known.hour % WEEK_HOURS)
+        odd = min(likely / params.crowd_from, 1.0)
+        known.score = likely + odd * params.crowd * rarity(known.crowds, _size(known.n))
+        score = known.score + params.carried * known.before
         limit = params.surprise + params.habit * known.habit
         known.today = max(known.today, score)
         if score < limit or (known.alarmed and known.hour - known.alarmed < params.quiet_hours):

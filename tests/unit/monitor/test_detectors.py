@@ -79,6 +79,21 @@ def test_many_requests_at_an_odd_hour_weigh_more_than_few_and_many_at_a_usual_ho
     assert feed(lived(), usual) == []
 
 
+def test_two_odd_hours_on_end_weigh_more_than_one_and_more_than_two_apart():
+    def visit(hours):
+        detector = UnusualTime()
+        for day in range(56):
+            feed(detector, working_days([day], (9, 10, 11, 13, 14, 15, 16)))
+            feed(detector, [event(at(day, 20) + 60 * number) for number in range(4)] if day % 14 == 3 else [])
+        return [found.at_ns for hour in hours for found in feed(detector, minutes(hour))]
+
+    def minutes(hour):
+        return [event(at(57, hour) + 100 * number) for number in range(4)]
+
+    assert visit([21]) == visit([22]) == visit([20, 22]) == []
+    assert len(visit([21, 22])) == 1
+
+
 def test_who_comes_to_a_model_once_a_week_is_held_to_what_it_did_there():
     detector = ModelExtraction(key=KEY)
     for day in range(28):
