@@ -1,5 +1,6 @@
 """The page as a real Chromium has it, over a real sidecar. Skipped where no Chromium can be had (`make test-browser`)."""
 
+import contextlib
 import os
 import urllib.request
 from pathlib import Path
@@ -9,6 +10,8 @@ from chromium import Browser, start
 from running_service import CONFIGURATION, DEPLOYER, SCORER, write_configuration
 from sidecar_process import Sidecar, wait_until
 from wire_requests import check_request
+
+from ext_authz.demo.pki import Authority
 
 TOKEN = "correct-horse-battery-staple-and-more"
 SCREENSHOTS = bool(os.environ.get("EXT_AUTHZ_SCREENSHOTS"))
@@ -25,22 +28,27 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module")
-def sidecar(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("page")
+@contextlib.contextmanager
+def started(folder, tls=""):
     (folder / "admin.token").write_text(TOKEN + "\n")
     text = CONFIGURATION.replace("server: {trusted_proxies: [192.0.2.0/24]}\n", "")
     text += f"server: {{listen: ['unix:{folder}/{{worker}}.sock'], trusted_proxies: [192.0.2.0/24]}}\n"
-    text += "admin: {listen: '127.0.0.1:0', token_file: admin.token, allow_changes: true}\n"
+    text += f"admin: {{listen: '127.0.0.1:0', token_file: admin.token, allow_changes: true{tls}}}\n"
     text += "audit: {sinks: [{type: file, path: events.jsonl}]}\n"
     running = Sidecar(write_configuration(folder, configuration=text)).ready()
     running.address = next(line.split()[2] for line in running.lines if "(admin)" in line)
-    running.url = f"http://{running.address}"
+    running.url = f"{'https' if tls else 'http'}://{running.address}"
     running.socket = f"unix:{folder}/0.sock"
     try:
         yield running
     finally:
         running.stop()
+
+
+@pytest.fixture(scope="module")
+def sidecar(tmp_path_factory):
+    with started(tmp_path_factory.mktemp("page")) as running:
+        yield running
 
 
 @pytest.fixture
@@ -157,6 +165,23 @@ def test_without_javascript_the_essentials_are_there(sidecar, browse):
     for said in ("Decisions", "no_policy", "Top denials", "<polyline", "scoring", "ready"):
         assert said in page, said
     assert browser.complaints == []
+
+
+def test_over_tls_a_browser_signs_in_stays_signed_in_and_may_change_things(tmp_path, browse):
+    Authority(tmp_path / "pki").server("admin")
+    with started(tmp_path, ", tls: {certificate: pki/admin.pem, private_key: pki/admin.key}") as sidecar:
+        browser = browse(any_certificate=True)
+        sign_in(browser, sidecar)
+        (cookie,) = browser.send("Network.getCookies", urls=[sidecar.url])["cookies"]
+        assert cookie["name"].startswith("__Host-")
+        assert (cookie["secure"], cookie["httpOnly"], cookie["sameSite"]) == (True, True, "Strict")
+        sidecar.check(check_request("POST", "/v2/models/fraud/infer", principal=SCORER), sidecar.socket)
+        browser.wait("document.querySelectorAll('#decisions-rows tr[data-id]').length === 1")
+        fill = "document.querySelector('#quarantines form.row').elements"
+        browser.run(f"{fill}.subject.value = {DEPLOYER!r}; {fill}.reason.value = 'odd'")
+        browser.loads(lambda: browser.run(f"{fill}.change.click()"))
+        browser.wait(f"document.getElementById('quarantines-live').textContent.includes({DEPLOYER!r})")
+        assert browser.complaints == []
 
 
 def test_on_a_phone_nothing_sticks_out_and_no_row_is_a_tower(sidecar, browse):

@@ -45,7 +45,14 @@ class Browser:
     """
 
     def __init__(
-        self, program: debian.Program, *, dark: bool = False, script: bool = True, width: int = 1280, height: int = 900
+        self,
+        program: debian.Program,
+        *,
+        dark: bool = False,
+        script: bool = True,
+        width: int = 1280,
+        height: int = 900,
+        any_certificate: bool = False,
     ) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="chromium-")
         self.complaints: list[str] = []
@@ -62,6 +69,7 @@ class Browser:
             f"--window-size={width},{height}",
             f"--user-data-dir={self._folder.name}",
             "--remote-debugging-pipe",
+            *(["--ignore-certificate-errors"] if any_certificate else []),
             "about:blank",
         ]
         self._to, self._from = os.pipe(), os.pipe()
