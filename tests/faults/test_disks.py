@@ -262,7 +262,7 @@ def test_a_stop_with_a_hundred_thousand_events_to_deliver_ends_in_time_and_the_r
         )
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(180 + 120 * ROUNDS)
 def test_a_whole_folder_put_back_shows_by_the_sinks_copy_and_the_next_start_goes_on(install, tmp_path, capfd):
     rng = random.Random(SEED)
     made = install()
