@@ -225,13 +225,13 @@ def test_a_handshake_has_its_time_however_it_drips_in(serve, monkeypatch):
 
 
 def test_an_answer_is_to_be_taken_within_its_time_here_too(serve, authority, monkeypatch):
-    monkeypatch.setattr(admin, "REQUEST_SECONDS", 1.0)
     server = serve(metrics=lambda _: b"x" * 24_000_000)
     with socket.socket() as plain:
         plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         plain.settimeout(20)
         plain.connect(("127.0.0.1", port_of(server)))
         with context_of(authority).wrap_socket(plain) as held:
+            monkeypatch.setattr(admin, "REQUEST_SECONDS", 1.0)
             held.sendall(f"GET /metrics HTTP/1.1\r\nHost: {server.address}\r\n\r\n".encode())
             taken = 0
             with contextlib.suppress(OSError):
