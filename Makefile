@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.stamp
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test laws coverage e2e lint types bench bench-mapping heavy-servers test-heavy test-browser proto clean
+.PHONY: help demo test laws mutants coverage e2e lint types bench bench-mapping heavy-servers test-heavy test-browser proto clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,8 +38,13 @@ demo: $(STAMP).demo ## the main job: real Envoy, the sidecar, a real model serve
 test: $(STAMP).test ## every test, a real Envoy included
 	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-laws: $(STAMP).test ## the laws of the policy language, 2,000 generated examples each
-	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest tests/laws/test_policy_laws.py --timeout 1800 $(PYTEST_FLAGS)
+LAWS := $(patsubst %,tests/laws/test_%_laws.py,policy access replay) $(patsubst %,tests/unit/policy/test_%.py,explain visible)
+
+laws: $(STAMP).test ## the laws of the policy language and of its tools, 2,000 generated examples each
+	@HYPOTHESIS_PROFILE=thorough $(BIN)/python -m pytest $(LAWS) -m hypothesis --timeout 1800 $(PYTEST_FLAGS)
+
+mutants: $(STAMP).test ## faults in the deciding code, one at a time, that its tests must find (some minutes)
+	@$(BIN)/python benchmarks/mutants.py $(MUTANTS)
 
 coverage: $(STAMP).test ## every branch of ext_authz/policy is reached by its own tests, generated examples left aside
 	@$(BIN)/python -m coverage run -m pytest -q -m 'not hypothesis' tests/unit/policy
