@@ -297,9 +297,12 @@ def extraction_tables(data, quick):
         return extraction(subjects(trace, tuning, 1 if tuning else COPIES), params)[0]
 
     alone, together = extraction(subjects(trace, False), ExtractionParams(), count_together=True)
+    slow = ExtractionParams()
+    slow = replace(slow, moment=replace(slow.moment, floor=10**9), new_most=10**9, own_factor=10)
     steps = (1.5, 2.0, 4.0)
     found = [
         Result("defaults", "", alone),
+        Result("hours and days alone, busy peers an excuse", "", extraction(subjects(trace, False), slow)[0]),
         *swept("factor", run_extraction, steps[::2] if quick else steps, True, False),
     ]
     fresh, anew = extraction(subjects(trace, None, 2, FRESH), ExtractionParams(), count_together=True)
