@@ -5,70 +5,23 @@ Law: see verify.py. What a crash leaves and what only a hand can do are told apa
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Protocol
 
 from ext_authz.audit.boot import tree_before
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note
 from ext_authz.audit.event import GAP
+from ext_authz.audit.evidence import Log, Part, cuts
 from ext_authz.audit.merkle import Range
 from ext_authz.audit.open_segment import being_written
-from ext_authz.audit.report import LogReport, State, Trouble
+from ext_authz.audit.report import State, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, has_hole, scan
 from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames, torn
-from ext_authz.audit.trail import Segment as SegmentFile
 
 NEXT_START: Final = "the next start"
 UNSIGNED_SECONDS: Final = 60.0
 UNSIGNED_EVENTS: Final = 50_000
 """How much a process that was killed can leave behind its last checkpoint (one is due every 10 s or 1,000 events)."""
-
-
-@dataclass(slots=True)
-class Part:
-    """One segment file on its way through a verification."""
-
-    file: SegmentFile
-    size: int
-    header: Header | None = None
-    data_key: bytes | None = None
-    shredded: bool = False
-    scan: Scan | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """What somebody else says of a log: its first `size` events have this root.
-
-    `by` is the log that says so in event `at` (None: an anchor); `ended`: its process was gone by then.
-    """
-
-    size: int
-    root: bytes
-    who: str
-    by: "Log | None" = None
-    at: int = 0
-    ended: bool = False
-
-    @property
-    def proven(self) -> bool:
-        """Whether a good signature covers what says so; the log that does was judged before."""
-        return self.by is None or self.by.report.covered > self.at
-
-
-@dataclass(slots=True)
-class Log:
-    """One log: its segments in order, and what others say of it; `start` is the event that has `previous`."""
-
-    log_id: str
-    started_ns: int
-    parts: list[Part]
-    report: LogReport
-    claims: list[Claim] = field(default_factory=list)
-    previous: dict[str, Any] | None = None
-    start: int = 0
-    roots: dict[int, bytes] = field(default_factory=dict)
 
 
 class Court(Protocol):
@@ -111,6 +64,7 @@ class Judge:
     def run(self) -> None:
         """Judge every segment, then how the log ends."""
         log, report = self.log, self.report
+        self.blank_beginning(log.parts)
         for part, cut in zip(log.parts, cuts(log.parts), strict=True):
             if part.header is None:
                 continue
@@ -130,6 +84,15 @@ class Judge:
         report.state = self.state()
         self.ending()
         self.claims()
+
+    def blank_beginning(self, parts: Sequence[Part]) -> None:
+        """Do not let the log begin behind a first segment that has no header: what it held may be in no other."""
+        first = parts[0]
+        if first.header is None and any(part.header for part in parts):
+            if first.file.number == 0:
+                self.end = 0
+            else:
+                self.bad(Trouble.INCOMPLETE, "has no header, and nothing shows what it held", first)
 
     def bad(self, trouble: Trouble, text: str, part: Part | None = None, **where: Any) -> None:  # noqa: ANN401
         """Put a problem of this log on record."""
@@ -154,9 +117,9 @@ class Judge:
         end = first + sum(frame.kind is Kind.EVENT for frame in found)
         whole = found[-1].end if found else HEADER_BYTES
         self.sealed = bool(found) and found[-1].kind is Kind.SEAL
+        self.meets(part, part.header)
         if not self.court.content:
             self.court.moved(part.size)
-            self.meets(part, part.header)
             if cut is not None and end < cut:
                 rest = data[whole - HEADER_BYTES :]
                 if rest and not torn(rest, whole) and not has_hole(rest, whole):
@@ -354,6 +317,9 @@ class Judge:
         report = self.report
         if not self.court.content or self.last is None or self.last.scan is None:
             return
+        log = self.log
+        if log.unread and report.state is not State.SEALED and not any(claim.by for claim in log.claims):
+            self.bad(Trouble.INCOMPLETE, f"nothing shows where it ended: {log.unread}")
         unsigned = report.end - report.covered
         if not unsigned:
             return
@@ -374,22 +340,6 @@ class Judge:
         report.covered = covered
         if covered < report.end:
             report.notes.append(f"the last {report.end - covered} events are behind the last checkpoint")
-
-
-def cuts(parts: Sequence[Part]) -> list[int | None]:
-    """Return for each segment from which event on later ones have everything: again, or for the first time.
-
-    A later segment that begins before an earlier one ends was begun after a failed sync, and was durable with all that
-    the earlier ones may have lost before it had its name.
-    """
-    found: list[int | None] = []
-    lowest: int | None = None
-    for part in reversed(parts):
-        found.append(lowest)
-        if part.header is not None:
-            first = part.header.first_seq
-            lowest = first if lowest is None else min(lowest, first)
-    return found[::-1]
 
 
 def _seconds_between(earlier: str, later: str) -> float:

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Final
 
 from ext_authz.audit.open_segment import being_written
+from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
 from ext_authz.audit.trail import DRAFT_SUFFIX, SUFFIX, Segment, segments
+from ext_authz.envelope.errors import AlteredError, EnvelopeError, UnsupportedError
 from ext_authz.envelope.files import sync_directory
 
 STRAY_SECONDS: Final = 3600.0
@@ -70,20 +72,29 @@ def prune(
     *,
     announce: Callable[[Sequence[Segment]], bool] = lambda _: True,
     clock: Callable[[], float] = time.time,
+    open_key: OpenKey | None = None,
 ) -> list[str]:
     """Delete what is over its time and return the names of the segments deleted. Raises OSError.
 
-    A segment's age is that of its last write. `delivered` says whether every sink has all of it. `announce` puts on
-    record what is about to be deleted, so that nobody takes it for missing; where it cannot (the trail is full), it is
-    asked once more when there is room.
+    A segment's age is that of its last write, and with `open_key` no more than that of its header, which nobody
+    changes without its key: whoever sets a file's time is not to have it deleted on record. A log goes from its
+    beginning, so that no gap is left in one. `delivered` says whether every sink has all of a segment. `announce` puts
+    on record what is about to be deleted, so that nobody takes it for missing; where it cannot (the trail is full), it
+    is asked once more when there is room.
     """
     now = clock()
+    until = now - retain_seconds
     due = []
+    stays: set[str] = set()
+    ages = _Ages(open_key)
     for segment in segments(directory):
         with contextlib.suppress(FileNotFoundError):
-            old = segment.path.stat().st_mtime <= now - retain_seconds and not being_written(segment.path)
-            if old and delivered(segment):
+            old = segment.log_id not in stays and segment.path.stat().st_mtime <= until
+            old = old and not being_written(segment.path) and delivered(segment)
+            if old and (open_key is None or ages.begun(segment) <= until):
                 due.append(segment)
+                continue
+        stays.add(segment.log_id)
     gone: list[str] = []
     told = not due or announce(due)
     for segment in due:
@@ -100,3 +111,22 @@ def prune(
             if stray and path.stat().st_mtime < now - STRAY_SECONDS:
                 path.unlink()
     return gone
+
+
+class _Ages:
+    """When segments were begun, as far as that can be believed: a file's time is anybody's who may write the file."""
+
+    def __init__(self, open_key: OpenKey | None) -> None:
+        self._opener = Opener(open_key)
+        self._asks = True
+
+    def begun(self, segment: Segment) -> float:
+        """Return Unix seconds from the header; of one that does not open, when its file was last changed in any way."""
+        found = None
+        try:
+            found = self._opener.segment(segment.path) if self._asks else None
+        except (AlteredError, ShreddedError, UnsupportedError, OSError):
+            pass
+        except EnvelopeError:
+            self._asks = False  # a key service that is away is waited for once
+        return segment.path.stat().st_ctime if found is None else found.header.started_ns / 1e9

@@ -4,6 +4,7 @@ Law: nothing found in a file is believed before it opened under its data key, an
 trusted key did not sign; whatever cannot be shown is a problem, never silence. Non-goal: reading frames (scan.py).
 """
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
@@ -17,7 +18,8 @@ from ext_authz.audit.anchors import Anchors
 from ext_authz.audit.boot import STARTED, started_ns
 from ext_authz.audit.checkpoint import NoteError, VerifierKey
 from ext_authz.audit.event import LIFECYCLE, RETENTION, SHREDDED
-from ext_authz.audit.judge import NEXT_START, Claim, Judge, Log, Part, cuts
+from ext_authz.audit.evidence import Claim, Log, Part, cuts
+from ext_authz.audit.judge import NEXT_START, Judge
 from ext_authz.audit.report import LogReport, Problem, Report, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, records, scan
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError, key_path, read_key
@@ -79,6 +81,7 @@ class Verifier:
         if self._decrypt:
             self._judge_signers()
             self._judge_keys(logs)
+            self._judge_strays(logs)
             self._judge_removals(logs)
         return self.report
 
@@ -136,7 +139,7 @@ class Verifier:
                 header, _ = read_header(raw)
                 if (header.log_id, header.number) != (file.log_id, file.number):
                     raise AlteredError("holds another segment than its name says")  # noqa: TRY301
-                part.header = header
+                part.header, part.digest = header, hashlib.sha256(raw).hexdigest()
                 if self._decrypt:
                     wrapped = str(read_key(key_path(file.path)))
                     log.report.wrapped_by[wrapped] = log.report.wrapped_by.get(wrapped, 0) + 1
@@ -175,11 +178,13 @@ class Verifier:
         known = {log.log_id: log for log in logs}
         for log in logs:
             before = log.previous or {}
-            log_id, size, root = before.get("log_id"), before.get("size"), before.get("root")
+            log_id, size, root, problem = (before.get(name) for name in ("log_id", "size", "root", "problem"))
             if isinstance(log_id, str) and log_id not in known:
                 self._missing[log_id] = (
                     f"the log is missing, and no event says that it was removed; `{log.log_id}` names it"
                 )
+            elif isinstance(log_id, str) and isinstance(problem, str):
+                known[log_id].unread = f"{NEXT_START}, `{log.log_id}`, could not read it ({problem})"
             elif isinstance(log_id, str) and type(size) is int and isinstance(root, str):
                 with suppress(ValueError):
                     who, ended = f"{NEXT_START}, `{log.log_id}`", before.get("ended") is True
@@ -235,6 +240,24 @@ class Verifier:
             else:
                 log.report.notes.append(f"signed by {others[0]}, which the next start has on record as the key before")
 
+    def _judge_strays(self, logs: list[Log]) -> None:
+        """Say which logs nobody signed and no start has on record, though their process wrote signed ones after them.
+
+        A process has a first checkpoint signed at once, and the next start names what it left.
+        """
+        signed: dict[str, str] = {}
+        for log in logs:
+            file = log.parts[0].file
+            if log.report.covered:
+                signed[file.writer] = max(signed.get(file.writer, ""), file.started)
+        for log in logs:
+            file = log.parts[0].file
+            read = all(part.scan is not None for part in log.parts if part.header is not None)
+            unsigned = log.report.end and not log.report.covered
+            if read and unsigned and file.started < signed.get(file.writer, ""):
+                text = "no good signature covers them, and no start has them on record"
+                self.problem(Trouble.INCOMPLETE, log.log_id, text, first=log.report.first, last=log.report.end - 1)
+
     def _scan(self, logs: list[Log]) -> None:
         work = [(log, part, task) for log in logs for part, task in self._tasks(log)]
         total = sum(task.size for _, _, task in work)
@@ -282,7 +305,7 @@ class Verifier:
         """Say which segments are gone without an event that says so."""
         removed: dict[str, int] = {}
         gone: set[str] = set()
-        shredded: set[tuple[str, int]] = set()
+        shredded: dict[tuple[str, int], set[str]] = {}
         for event in _proven_events(logs):
             details = event.get("details")
             if event.get("schema") != LIFECYCLE or not isinstance(details, dict):
@@ -296,7 +319,7 @@ class Verifier:
                     if not isinstance(kept, list) or log_id not in kept:
                         gone.add(log_id)
                 elif event.get("event") == SHREDDED:
-                    shredded.add((log_id, number))
+                    shredded.setdefault((log_id, number), set()).add(str(details.get("header", "")))
         for log_id, text in self._missing.items():
             if log_id not in gone:
                 self.problem(Trouble.INCOMPLETE, log_id, text)
@@ -307,9 +330,16 @@ class Verifier:
                 text = f"the segments before {first} are missing, and no event says that they were removed"
                 self.problem(Trouble.INCOMPLETE, log.log_id, text)
             for part in log.parts:
-                if part.shredded and (log.log_id, part.file.number) not in shredded:
+                digests = shredded.get((log.log_id, part.file.number), set())
+                if part.shredded and not digests:
                     text = "its key was deleted (shredded), and no event says so: it can never be read again"
                     self.problem(Trouble.UNREADABLE, log.log_id, text, segment=part.file.name)
+                elif part.shredded and digests == {""}:
+                    text = "its key was deleted, and the event that says so has not the digest of its header"
+                    self.problem(Trouble.UNREADABLE, log.log_id, text, segment=part.file.name)
+                elif part.shredded and part.digest not in digests:
+                    text = "its header is another than when its key was deleted: what it says of numbers is not so"
+                    self.problem(Trouble.ALTERED, log.log_id, text, segment=part.file.name)
 
 
 def _namers_first(logs: Sequence[Log]) -> list[Log]:

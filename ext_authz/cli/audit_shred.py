@@ -14,6 +14,7 @@ import typer
 from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, complain, printable
 
 if TYPE_CHECKING:
+    from ext_authz.audit.sealing import OpenKey
     from ext_authz.audit.spool import Spool
     from ext_authz.audit.trail import Segment
 
@@ -50,7 +51,7 @@ def shred(
     try:
         record_start(spool, WRITER, keys.open)
         for segment in chosen:
-            _record(spool, segment, {"by": operator(), "reason": reason})
+            _record(spool, segment, {"by": operator(), "reason": reason, **_header(segment, keys.open)})
         if not spool.sync():
             raise AuditUnavailable(f"{folder}: the disk failed")  # noqa: TRY301  one way to say that nothing was done
         for segment in chosen:
@@ -74,6 +75,22 @@ def _segment(path: Path, folder: Path) -> "Segment":
     if being_written(path):
         raise CommandError(f"`{found.name}` is being written")
     return found
+
+
+def _header(segment: "Segment", open_key: "OpenKey") -> dict[str, str]:
+    """Return the digest of the segment's header as details: without its key nobody sees a change."""
+    from ext_authz.audit.sealing import Opener
+    from ext_authz.envelope.errors import EnvelopeError
+
+    try:
+        found = Opener(open_key).segment(segment.path)
+        why = "less than its header is left"
+    except (EnvelopeError, OSError) as error:
+        found, why = None, str(error)
+    if found is None:
+        complain(f"warning: {segment.name} does not open, and `verify` will say so for ever: {printable(why)}")
+        return {}
+    return {"header": found.about.hex()}
 
 
 def _record(spool: "Spool", segment: "Segment", about: dict[str, str]) -> None:

@@ -96,7 +96,14 @@ def _run(inputs: Inputs, open_feed: Callable[[], Feed], ready: Callable[[], None
             if time.monotonic() - pruned > PRUNE_SECONDS:
                 pruned = time.monotonic()
                 retain = float(settings.audit.spool.retain)
-                prune(audit, retain, exporter.delivered, announce=recorder.removals, clock=clock)
+                prune(
+                    audit,
+                    retain,
+                    exporter.delivered,
+                    announce=recorder.removals,
+                    clock=clock,
+                    open_key=keys.open,
+                )
         except (StoreError, AuditUnavailable, OSError) as error:
             log.line("monitor", str(error))
     monitor.stop()

@@ -86,6 +86,7 @@ class Control:
         keys = wiring.trail_keys(inputs, os.environ)
         self._spool = wiring.open_spool(inputs, CONTROL, keys)
         self._committer = Committer(self._spool)
+        self._open_key = keys.open
         self._recorder = Recorder(self._spool, keys.open, redaction=Redaction(settings.audit.redact))
         self._sink_news: queue.SimpleQueue[tuple[str, str, str]] = queue.SimpleQueue()
         self._exporter = Exporter(
@@ -202,6 +203,7 @@ class Control:
                 self._exporter.delivered,
                 announce=self._recorder.removals,
                 clock=self._clock,
+                open_key=self._open_key,
             )
         except OSError as error:
             log.line(CONTROL, f"old segments of the trail could not be deleted: {error}")

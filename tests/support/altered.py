@@ -1,5 +1,6 @@
 """Trails as a hand or a crash leaves them: written whole, then changed byte by byte."""
 
+import hashlib
 import os
 import shutil
 import time
@@ -89,6 +90,21 @@ def flip(path: Path, at: int, bit: int = 0) -> None:
     path.write_bytes(data)
 
 
+def digest(path: Path) -> str:
+    """Return the digest of a segment's header as it stands there."""
+    return hashlib.sha256(path.read_bytes()[:HEADER_BYTES]).hexdigest()
+
+
+def shredded(folder: Path, log_id: str, number: int, header: str | None) -> None:
+    """Put on record that a segment's key was deleted; `header` is the digest of its header then."""
+    details = {"segments": {log_id: number}, **({"header": header} if header is not None else {})}
+    spool = new_spool(folder, "operator")
+    spool.append(
+        lambda seq: event(spool.log_id, seq, schema="ext_authz.lifecycle/1", event="segment_shredded", details=details)
+    )
+    spool.close()
+
+
 def copied(folder: Path, to: Path) -> Path:
     shutil.copytree(folder, to)
     return to
@@ -99,3 +115,23 @@ def verified(
 ) -> Report:
     trusted = [SIGNER.key] if keys is None else keys
     return Verifier(folders, open_key, trusted, anchors=against, **options).run()
+
+
+class Mute:
+    """What a forger signs with: it names the real key and has none."""
+
+    key = SIGNER.key
+
+    def sign(self, _message: bytes) -> bytes:
+        raise OSError("no key")
+
+
+def start(folder: Path, name: str = "worker-0", signer=SIGNER, closed: bool = True) -> None:
+    spool = new_spool(folder, name, signer=signer)
+    record_start(spool, name, open_key)
+    spool.check()
+    spool.close() if closed else abandon(spool)
+
+
+def problems(report: Report) -> list[str]:
+    return [str(each) for each in report.problems]

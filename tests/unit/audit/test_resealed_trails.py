@@ -4,7 +4,7 @@ import os
 
 import orjson
 import pytest
-from altered import SIGNER, abandon, add, event, files, opened, verified, write
+from altered import SIGNER, Mute, abandon, add, event, files, opened, problems, start, verified, write
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trails import new_spool, open_key
 
@@ -12,15 +12,6 @@ from ext_authz.audit.boot import record_start
 from ext_authz.audit.report import Trouble
 from ext_authz.audit.segment import Kind
 from ext_authz.audit.signing import FileSigner
-
-
-class Mute:
-    """What a forger signs with: it names the real key and has none."""
-
-    key = SIGNER.key
-
-    def sign(self, message):
-        raise OSError("no key")
 
 
 def aged(log_id, seq, minute):
@@ -35,17 +26,6 @@ def forged_log(folder, name="worker-0", count=30, minutes=30, signer=None):
     spool._checkpoint("interval")
     abandon(spool)
     return spool.log_id
-
-
-def start(folder, name="worker-0", signer=SIGNER, closed=True):
-    spool = new_spool(folder, name, signer=signer)
-    record_start(spool, name, open_key)
-    spool.check()
-    spool.close() if closed else abandon(spool)
-
-
-def problems(report):
-    return [str(each) for each in report.problems]
 
 
 def test_an_unsigned_start_vouches_for_nothing(tmp_path):

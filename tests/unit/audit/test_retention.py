@@ -3,10 +3,12 @@
 import os
 import time
 
-from trails import lines, new_spool, trail
+import pytest
+from trails import lines, new_spool, open_key, trail
 
 from ext_authz.audit.retention import BELIEVED_SECONDS, STRAY_SECONDS, UnhurriedClock, prune
 from ext_authz.audit.trail import DRAFT_SUFFIX, segments
+from ext_authz.envelope.errors import KeyUnavailableError
 
 DAY = 86_400
 
@@ -44,9 +46,39 @@ def test_what_a_sink_lacks_or_is_young_stays(tmp_path):
     spool = a_trail(tmp_path)
     spool.close()
     assert prune(tmp_path, DAY, lambda _: False) == []
-    assert [int(name[-10:-4]) for name in prune(tmp_path, DAY, lambda each: each.number == 1)] == [1]
+    os.utime(segments(tmp_path)[1].path)
+    assert [int(name[-10:-4]) for name in prune(tmp_path, DAY, lambda _: True)] == [0]
+
+
+def test_a_log_goes_from_its_beginning_so_that_none_has_a_gap(tmp_path):
+    spool = a_trail(tmp_path)
+    spool.close()
+    assert prune(tmp_path, DAY, lambda each: each.number > 0) == []
     os.utime(segments(tmp_path)[0].path)
-    assert prune(tmp_path, DAY, lambda each: each.number == 0) == []
+    assert prune(tmp_path, DAY, lambda _: True) == []
+
+
+@pytest.mark.parametrize("key", ["there", "deleted", "away", "altered"])
+def test_a_file_whose_time_was_set_back_is_not_deleted_on_record(tmp_path, key):
+    a_trail(tmp_path).close()
+    asked = []
+
+    def opened():
+        asked.append(1)
+        if key == "away":
+            raise KeyUnavailableError("no answer")
+        return open_key()
+
+    for each in segments(tmp_path):
+        if key == "deleted":
+            each.key.unlink()
+        elif key == "altered":
+            each.path.write_bytes(each.path.read_bytes()[:24] + bytes(8) + each.path.read_bytes()[32:])
+            os.utime(each.path, (0, 0))
+    assert prune(tmp_path, DAY, lambda _: True, open_key=opened) == []
+    later = time.time() + 2 * DAY
+    assert len(prune(tmp_path, DAY, lambda _: True, open_key=opened, clock=lambda: later)) == 3
+    assert len(asked) == (0 if key == "deleted" else 2)
 
 
 def test_a_key_without_its_segment_goes_after_a_while_and_other_keys_never(tmp_path):
