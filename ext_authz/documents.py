@@ -17,6 +17,11 @@ import yaml
 MAX_DOCUMENT_BYTES: Final = 64 * 1024 * 1024
 MAX_DEPTH: Final = 64
 MAX_NODES: Final = 4_000_000
+MAX_REPORTED: Final = 10_000
+_SHOWN: Final = 160
+"""Characters of a source line that are shown around a mistake: a file may be one line of many megabytes."""
+_MISLEADING: Final = re.compile("[\x85\u2028-\u202e\u2066-\u2069]|\r(?!\n)")
+"""What shows a person another text than the parser reads: breaks that few editors know, turns of direction."""
 _PIN: Final = re.compile(r"""(pin-value(?:=|%3[Dd]))[^\s&"']+""")
 """A PIN in a `pkcs11:` URI (RFC 7512), which is refused and must not be in the refusal, that is, in logs."""
 
@@ -43,37 +48,57 @@ class Diagnostic:
     code: str = ""
 
     def render(self, texts: Mapping[str, str] | None = None) -> str:
-        """Return `FILE:LINE:COL: message`, with the source line and a caret where `texts` has the file."""
-        head = f"{self.mark}: {self.message}" if self.mark else self.message
-        if self.warning:
-            head = f"{self.mark}: warning: {self.message}" if self.mark else f"warning: {self.message}"
+        """Return `FILE:LINE:COL: message`, with the source line and a caret where `texts` has the file.
+
+        What cannot be printed is escaped in the first line and a `?` in the second.
+        """
+        message = f"warning: {self.message}" if self.warning else self.message
+        head = printable(f"{self.mark}: {message}" if self.mark else message)
         if self.mark is None or texts is None or self.mark.file not in texts:
             return head
         lines = _lines(texts[self.mark.file])
         if not 0 < self.mark.line <= len(lines):
             return head
-        line = _PIN.sub(r"\1…", lines[self.mark.line - 1].replace("\t", " "))
-        return f"{head}\n  {line}\n  {' ' * (self.mark.column - 1)}^"
+        line, at = lines[self.mark.line - 1], self.mark.column - 1
+        if len(line) > _SHOWN:
+            start = max(0, min(at - _SHOWN // 2, len(line) - _SHOWN))
+            line, at = line[start : start + _SHOWN], at - start
+        line = "".join([c if c.isprintable() else " " if c == "\t" else "?" for c in line])
+        return f"{head}\n  {line}\n  {' ' * at}^"
+
+
+def printable(text: str) -> str:
+    """Return text in which nothing acts on a terminal or ends the line: what cannot be printed is escaped."""
+    if text.isprintable():
+        return text
+    return "".join([c if c.isprintable() else c.encode("unicode_escape").decode() for c in text])
 
 
 @lru_cache(maxsize=2)
 def _lines(text: str) -> list[str]:
     """Return the lines of a text: ten thousand mistakes in one file ask for them ten thousand times."""
-    return text.splitlines()
+    return [_PIN.sub(r"\1…", line) for line in text.splitlines()]
 
 
 class DocumentError(Exception):
-    """One or more mistakes in what a user wrote; `diagnostics` is sorted by place.
+    """One or more mistakes in what a user wrote; `diagnostics` is sorted by place, at most MAX_REPORTED.
 
     `texts` maps file names to their text, for the caret lines.
     """
 
     def __init__(self, diagnostics: Iterable[Diagnostic], texts: Mapping[str, str] | None = None) -> None:
-        self.diagnostics = tuple(
-            sorted(diagnostics, key=lambda d: (d.mark is not None, str(d.mark.file) if d.mark else "", d.mark or _TOP))
+        found = sorted(
+            diagnostics, key=lambda d: (d.mark is not None, str(d.mark.file) if d.mark else "", d.mark or _TOP)
         )
+        if len(found) > MAX_REPORTED:
+            more = len(found) - MAX_REPORTED
+            found[MAX_REPORTED:] = [Diagnostic(found[MAX_REPORTED].mark, f"and {more} more mistakes from here on")]
+        self.diagnostics = tuple(found)
         self.texts = dict(texts or {})
-        super().__init__("\n".join(d.render(self.texts) for d in self.diagnostics))
+        super().__init__(self.diagnostics, self.texts)
+
+    def __str__(self) -> str:
+        return "\n".join(each.render(self.texts) for each in self.diagnostics)
 
 
 _TOP = Mark("", 0, 0)
@@ -164,6 +189,8 @@ def load(text: str, file: str) -> Node | None:
     texts = {file: text}
     if len(text) > MAX_DOCUMENT_BYTES:
         raise DocumentError([Diagnostic(Mark(file, 1, 1), f"larger than {MAX_DOCUMENT_BYTES} bytes")])
+    if misleading := _misleading(text, file):
+        raise DocumentError(misleading, texts)
     builder = _Builder(file)
     try:
         node = builder.build(text)
@@ -176,6 +203,26 @@ def load(text: str, file: str) -> Node | None:
     if builder.mistakes:
         raise DocumentError(builder.mistakes, texts)
     return node
+
+
+def _misleading(text: str, file: str) -> list[Diagnostic]:
+    """Return the places where a reader of the file would see something else than what is loaded.
+
+    YAML 1.1 ends a line, and so a comment, where few editors do: `# a note`, U+2028, `- {id: hidden, …}` is a policy
+    in what looks like a comment. Source: Unicode TR 36 3.1, UAX 9 section 2 ("Trojan Source").
+    """
+    found: list[Diagnostic] = []
+    for each in _MISLEADING.finditer(text):
+        at = each.start()
+        mark = Mark(file, text.count("\n", 0, at) + 1, at - text.rfind("\n", 0, at))
+        character = f"U+{ord(each[0]):04X}"
+        found.append(Diagnostic(mark, f"holds {character}, which makes a file look like something else than it says"))
+        if len(found) == _MANY:
+            break
+    return found
+
+
+_MANY: Final = 100
 
 
 def _hint(text: str, at: yaml.Mark | None) -> str:
@@ -197,8 +244,9 @@ class _Builder:
     def __init__(self, file: str) -> None:
         self.file = file
         self.mistakes: list[Diagnostic] = []
-        self.anchors: dict[str, tuple[Node, int]] = {}
+        self.anchors: dict[str, tuple[Node, int, int]] = {}
         self.count = 0
+        self.deepest = 0
 
     def build(self, text: str) -> Node | None:
         self.events: Iterator[Any] = iter(yaml.parse(text, Loader=_LOADER))
@@ -229,12 +277,14 @@ class _Builder:
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} nodes", problem_mark=event.start_mark)
         if depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)
+        self.deepest = max(self.deepest, depth)
 
     def _alias(self, event: Event, depth: int) -> Node:
         known = self.anchors.get(event.anchor)
         if known is None:
             raise yaml.MarkedYAMLError(problem=f"unknown anchor `{event.anchor}`", problem_mark=event.start_mark)
-        self._spend(event, known[1], depth)
+        # What it stands for is as deep below it as where it was written.
+        self._spend(event, known[1], depth + known[2])
         return known[0]
 
     def _node(self, event: Event, depth: int) -> Node:
@@ -243,7 +293,7 @@ class _Builder:
             return self._alias(event, depth)
         if event.tag is not None and event.tag != "!":
             self._mistake(event, f"tags are not supported: `{event.tag}`")
-        before = self.count
+        before, outer, self.deepest = self.count, self.deepest, depth
         node: Node
         if isinstance(event, yaml.ScalarEvent):
             node = Scalar(event.value, event.style in (None, ""), self._mark(event))
@@ -255,7 +305,8 @@ class _Builder:
         else:
             node = self._mapping(event, depth)
         if event.anchor is not None:
-            self.anchors[event.anchor] = (node, self.count - before)
+            self.anchors[event.anchor] = (node, self.count - before, self.deepest - depth)
+        self.deepest = max(self.deepest, outer)
         return node
 
     def _mapping(self, event: Event, depth: int) -> MappingNode:

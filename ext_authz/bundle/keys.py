@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from ext_authz.bundle.manifest import SIGNATURES, strict_object
+from ext_authz.bundle.manifest import SIGNATURES, quoted, strict_object
 from ext_authz.bundle.problems import BundleError, Problem
 
 MAX_SIGNATURES_BYTES: Final = 64 * 1024
@@ -114,7 +114,7 @@ def signers(manifest: bytes, signatures: Mapping[str, bytes], keys: Mapping[str,
         raise BundleError(Problem.UNSIGNED, "nobody signed it")
     ours = [name for name in signatures if name in keys]
     if not ours:
-        names = ", ".join(f"`{name[:16]}`" for name in sorted(signatures))
+        names = ", ".join(quoted(name[:16]) for name in sorted(signatures))
         raise BundleError(Problem.UNTRUSTED_KEY, f"it is signed by {names}, and none of these is a configured key")
     good = []
     for name in ours:

@@ -24,11 +24,12 @@ from ext_authz.cli.frame import (
     console,
     counted,
     moment_of,
-    printable,
     say,
+    say_json,
     seconds_of,
 )
 from ext_authz.cli.progress import waiting
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.config import Inputs
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from ext_authz.tools.access import Answer, Question, Row
 
 _SECOND: Final = 1_000_000_000
-_FORMULA: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class Form(StrEnum):
@@ -258,14 +258,16 @@ def _print_table(titles: list[str], rows: list[list[str]]) -> None:
 
 def _print_csv(columns: list[str], rows: list[list[str]]) -> None:
     """RFC 4180; a cell that a spreadsheet would take for a formula begins with an apostrophe."""
+    from ext_authz.tools.audit_export import no_formula
+
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(columns)
-    writer.writerows([f"'{cell}" if cell.startswith(_FORMULA) else cell for cell in row] for row in rows)
+    writer.writerows([no_formula(cell) for cell in row] for row in rows)
     say(out.getvalue().rstrip("\r\n"))
 
 
 def _print_json(plain: object) -> None:
     import orjson
 
-    say(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+    say_json(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())

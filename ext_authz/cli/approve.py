@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 import typer
 
 from ext_authz.cli.changes import SECOND, open_store, operator, record, say_kind, subject_of
-from ext_authz.cli.frame import DEFAULT_CONFIG, DOES_NOT_HOLD, CommandError, ConfigOption, printable, seconds_of
-from ext_authz.documents import did_you_mean
+from ext_authz.cli.frame import DEFAULT_CONFIG, DOES_NOT_HOLD, CommandError, ConfigOption, seconds_of
+from ext_authz.documents import did_you_mean, printable
 
 if TYPE_CHECKING:
     from ext_authz.check import Snapshot

@@ -23,10 +23,10 @@ from ext_authz.cli.frame import (
     JsonOption,
     TrailKeyOption,
     clock_text,
-    printable,
     say,
     say_json,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Entry

@@ -24,11 +24,11 @@ from ext_authz.cli.frame import (
     console,
     counted,
     open_trail_key,
-    printable,
     say,
     say_json,
     trail_paths,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.audit.anchors import Anchors

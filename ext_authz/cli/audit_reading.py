@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from ext_authz.cli.frame import CommandError, complain, counted, open_trail_key, printable, trail_paths
+from ext_authz.cli.frame import CommandError, complain, counted, open_trail_key, trail_paths
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.audit.reader import Trail

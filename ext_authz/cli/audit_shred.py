@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, complain, printable
+from ext_authz.cli.frame import DEFAULT_CONFIG, CommandError, ConfigOption, complain
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.audit.sealing import OpenKey

@@ -17,10 +17,10 @@ from ext_authz.cli.frame import (
     JsonOption,
     TrailKeyOption,
     console,
-    printable,
     say,
     say_json,
 )
+from ext_authz.documents import printable
 
 _SHOWN: Final = 10
 _HOURS: Final = 24

@@ -21,10 +21,11 @@ from ext_authz.cli.frame import (
     JsonOption,
     counted,
     moment_of,
-    printable,
     say,
+    say_json,
     seconds_of,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -208,7 +209,7 @@ def inspect(file: ArchiveArgument, json: JsonOption = False) -> None:
     if json:
         import orjson
 
-        say(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
         return
     for name in ("name", "revision", "created_at", "expires_at"):
         say(f"{name:<12}{plain[name]}")

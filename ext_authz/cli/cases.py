@@ -24,10 +24,10 @@ from ext_authz.cli.frame import (
     ConfigOption,
     complain,
     counted,
-    printable,
     report,
     say,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.tools.runner import CaseResult, Report

@@ -27,10 +27,11 @@ from ext_authz.cli.frame import (
     complain,
     console,
     moment_of,
-    printable,
     say,
+    say_json,
     seconds_of,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.state.changes import Change, Kind
@@ -316,7 +317,7 @@ def _list_or_withdraw(config: Path, kind: "Kind", *, json: bool, withdraw: int |
     if json:
         import orjson
 
-        say(orjson.dumps([{"id": each.id, **each.record()} for each in held], option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps([{"id": each.id, **each.record()} for each in held], option=orjson.OPT_INDENT_2).decode())
         return
     if not held:
         say(f"no {kind.value}s")

@@ -26,6 +26,7 @@ from ext_authz.cli.frame import (
     moment_of,
     report,
     say,
+    say_json,
 )
 from ext_authz.cli.progress import waiting
 
@@ -153,4 +154,4 @@ def _state(run_dir: Path, now_ns: int) -> "State":
 def _print_json(plain: object) -> None:
     import orjson
 
-    say(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+    say_json(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())

@@ -25,10 +25,11 @@ from ext_authz.cli.frame import (
     clock_text,
     complain,
     console,
-    printable,
     say,
+    say_json,
     seconds_of,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -122,7 +123,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
             }
             for key in keys
         ]
-        say(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
         return
     if not keys:
         say("no keys")

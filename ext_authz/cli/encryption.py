@@ -24,9 +24,10 @@ from ext_authz.cli.frame import (
     ConfigOption,
     JsonOption,
     complain,
-    printable,
     say,
+    say_json,
 )
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.envelope.format import DataName, Header
@@ -331,7 +332,7 @@ def list_(path: KeyringArgument, json: JsonOption = False) -> None:
 
         versions = [{"version": n, "created": each.created} for n, each in sorted(found.versions.items())]
         plain = {"id": found.id, "current": found.current, "versions": versions}
-        say(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(plain, option=orjson.OPT_INDENT_2).decode())
         return
     say(f"keyring {found.id}")
     for number, each in sorted(found.versions.items()):

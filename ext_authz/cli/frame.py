@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from ext_authz.documents import Diagnostic, DocumentError
+from ext_authz.documents import Diagnostic, DocumentError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -151,8 +151,8 @@ def _reader_gone() -> int:
 
 
 def complain(line: str) -> None:
-    """Write one line to stderr."""
-    sys.stderr.write(line + "\n")
+    """Write one message to stderr; what a terminal would act on is escaped, as most messages quote something."""
+    sys.stderr.write("\n".join(map(printable, line.split("\n"))) + "\n")
 
 
 def say(line: str = "") -> None:
@@ -224,11 +224,6 @@ def clock_text(seconds: int | None) -> str:
         return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     except (ValueError, OverflowError, OSError):  # recorded by another version: no reason to list nothing at all
         return "after the year 9999"
-
-
-def printable(text: str) -> str:
-    """Return text from outside made safe for a terminal: control characters are shown as escapes."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def trail_paths(paths: Sequence[Path] | None, config: Path) -> Sequence[Path]:

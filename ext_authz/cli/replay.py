@@ -24,12 +24,13 @@ from ext_authz.cli.frame import (
     complain,
     console,
     counted,
-    printable,
     say,
+    say_json,
     trail_key,
     trail_paths,
 )
 from ext_authz.cli.progress import Meter
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from ext_authz.envelope.keys import KeyReference
@@ -91,7 +92,7 @@ def replay(
 
     made = report(total, revision(digest(policy) for policy in document.policies), len(document.policies))
     if json:
-        say(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
+        say_json(orjson.dumps(made, option=orjson.OPT_INDENT_2).decode())
     else:
         _show(made)
     if total.not_replayed:

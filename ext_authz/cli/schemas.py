@@ -2,7 +2,7 @@
 
 import typer
 
-from ext_authz.cli.frame import say
+from ext_authz.cli.frame import say_json
 
 app = typer.Typer(
     help="Print a JSON Schema for editors and pipelines.\n\nExample: `ext-authz schema config > ext-authz.schema.json`",
@@ -57,4 +57,4 @@ def audit() -> None:
 def _print(schema: object) -> None:
     import orjson
 
-    say(orjson.dumps(schema, option=orjson.OPT_INDENT_2).decode())
+    say_json(orjson.dumps(schema, option=orjson.OPT_INDENT_2).decode())

@@ -7,7 +7,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ext_authz.cli.frame import counted, printable
+from ext_authz.cli.frame import counted
+from ext_authz.documents import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

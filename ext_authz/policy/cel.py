@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from ext_authz.documents import did_you_mean
 from ext_authz.model import Query
+from ext_authz.policy.cel_cost import MAX_WORK, work_of
 from ext_authz.policy.grant import Grant, Remedy
 from ext_authz.policy.matching import names_several, resource_value
 
@@ -39,6 +40,7 @@ _FUNCTIONS: Final = (
     *("getFullYear", "getMonth", "getDate", "getDayOfMonth", "getDayOfWeek", "getDayOfYear"),
     *("getHours", "getMinutes", "getSeconds", "getMilliseconds"),
 )
+_MACRO = re.compile(r"all|exist|map|filter|transform|sort|bind")
 _CLAIMS = re.compile(r"subject\.claims(?:\.([A-Za-z_]\w*)(?!\w|\s*\()|\[(?:\"([^\"\\]+)\"|'([^'\\]+)')\])?")
 
 
@@ -179,6 +181,9 @@ def _compile(expression: str) -> Any:  # noqa: ANN401  the library ships no type
         raise CelError(f"{_words(place[3])} (at {where})") from None
     if program.return_type() not in (library.Type.BOOL, library.Type.DYN):
         raise CelError(f"it yields {program.return_type().name().lower()}, not true or false")
+    # Without a macro nothing is gone through, and so nothing grows beyond what is written.
+    if _MACRO.search(expression) and work_of(program.serialize()) > MAX_WORK:
+        raise CelError("it could make too much of what it is given: fewer lists in lists, and less put together")
     return program
 
 

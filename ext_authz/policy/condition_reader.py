@@ -7,7 +7,7 @@ Non-goal: what a condition means (conditions.py, cel.py).
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from ext_authz.documents import MappingNode, Node, Scalar, Sequence, did_you_mean
+from ext_authz.documents import MappingNode, Node, Scalar, Sequence
 from ext_authz.model import Risk
 from ext_authz.policy.cel import MAX_EXPRESSION, Cel, CelError
 from ext_authz.policy.conditions import (
@@ -75,7 +75,7 @@ def _time_window(reader: Reader, node: Node, windows: Windows) -> Condition | No
         return None
     if name not in windows and name != DEFAULT_WINDOW:
         known = (*windows, DEFAULT_WINDOW)
-        hint = did_you_mean(name, known) or "; define it under `time_windows`"
+        hint = reader.near(name, known) or "; define it under `time_windows`"
         reader.mistake(node, f"unknown time window `{name}`{hint}")
         return None
     named = windows.get(name, BUSINESS_HOURS)

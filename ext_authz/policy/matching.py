@@ -7,6 +7,7 @@ explain and lint all ask here. Non-goal: conditions, which look at the context.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Final
+from unicodedata import normalize
 
 from ext_authz.distinguished import canonical
 from ext_authz.model import AttributeValue, Identity, Resource
@@ -82,14 +83,19 @@ def typed_name(pattern: str) -> str:
 
 
 def person(name: str) -> str:
-    """Return whom a typed name may be: `sub:alice`, `key:alice` and `os:alice` are taken for one person.
+    """Return whom a typed name may be: `sub:alice`, `sub:Alice`, `key:alice` and `os:alice` are taken for one person.
 
-    Only where that refuses more: an approval of one's own, two approvals by one. Nothing is granted across types.
+    Only where that refuses more: an approval of one's own, two approvals by one. Nothing is granted across types, and
+    nothing to another spelling: issuers that do not tell letters' case apart put into `sub` what somebody typed.
     """
     for prefix in _PERSONAL:
         if name.startswith(prefix):
-            return name.removeprefix(prefix)
+            return _folded(name.removeprefix(prefix))
     return name
+
+
+def _folded(name: str) -> str:
+    return name.lower() if name.isascii() else normalize("NFKC", normalize("NFKC", name).casefold())
 
 
 def subject_values(identity: Identity, attribute: str) -> Collection[str]:

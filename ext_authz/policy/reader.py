@@ -12,12 +12,17 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
-from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, did_you_mean
+from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, nearest
 from ext_authz.policy.windows import DAYS, MINUTES_PER_DAY, Window
 
 MAX_TEXT: Final = 1024
 MAX_ALTERNATIVES: Final = 10_000
 MAX_DURATION_MS: Final = 3650 * 86_400_000
+# The years 1678 to 2261 (UTC): nanoseconds of them fit 64 bits, as digests, events and answers have them.
+MIN_MOMENT_NS: Final = -9_214_560_000 * 10**9
+MAX_MOMENT_NS: Final = 9_214_646_400 * 10**9 - 1
+# Behind so many mistakes nobody reads suggestions, and looking for one in a thousand names takes milliseconds.
+_MANY: Final = 100
 
 _DURATION = re.compile(r"(\d{1,12})(ms|s|m|h|d)\Z", re.ASCII)
 _UNIT_MS: Final = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -44,6 +49,15 @@ class Reader:
         """Report a mistake at a node or mark."""
         self.mistakes.append(Diagnostic(at if isinstance(at, Mark) else at.mark, message))
 
+    def near(self, word: str, known: Collection[str]) -> str:
+        """Return `, did you mean `x`?` for the nearest of `known`, or "" (always after many mistakes)."""
+        near = self.nearest(word, known)
+        return "" if near is None else f", did you mean `{near}`?"
+
+    def nearest(self, word: str, known: Collection[str]) -> str | None:
+        """Return the nearest of `known`, or None (always after many mistakes)."""
+        return nearest(word, known) if len(self.mistakes) < _MANY else None
+
     def mapping(self, node: Node, what: str) -> MappingNode | None:
         """Return a mapping with at least one entry."""
         if not isinstance(node, MappingNode):
@@ -66,7 +80,7 @@ class Reader:
 
     def unknown_key(self, key: Scalar, known: Collection[str], what: str) -> None:
         """Report a key that nothing reads."""
-        self.mistake(key, f"unknown {what} `{_short(key.text)}`{did_you_mean(key.text, known)}")
+        self.mistake(key, f"unknown {what} `{_short(key.text)}`{self.near(key.text, known)}")
 
     def text(self, node: Node, what: str) -> str | None:
         """Return a scalar's text, bounded and without control characters."""
@@ -124,7 +138,7 @@ class Reader:
         if text is None or text in known:
             return text
         listed = ", ".join(f"`{name}`" for name in known)
-        self.mistake(node, f"unknown {what} `{_short(text)}`{did_you_mean(text, known) or f'; it is one of {listed}'}")
+        self.mistake(node, f"unknown {what} `{_short(text)}`{self.near(text, known) or f'; it is one of {listed}'}")
         return None
 
     def only_true(self, node: Node, key: str) -> bool:
@@ -160,6 +174,9 @@ class Reader:
         moment = moment_ns(text)
         if moment is None:
             self.mistake(node, f"`{_short(text)}` is not a time with an offset such as `2026-11-23T10:00:00Z`")
+        elif not MIN_MOMENT_NS <= moment <= MAX_MOMENT_NS:
+            self.mistake(node, f"{what} must be from 1678 to 2261; what has no end is left out")
+            return None
         return moment
 
     def count(self, node: Node, what: str, low: int, high: int) -> int | None:
@@ -230,9 +247,7 @@ class Reader:
             names = (first, last) if dash else (first,)
             unknown = [name for name in names if name not in _DAY_OF]
             for name in unknown:
-                self.mistake(
-                    item, f"unknown day `{_short(name)}`{did_you_mean(name, DAYS) or did_you_mean(name, _DAY_OF)}"
-                )
+                self.mistake(item, f"unknown day `{_short(name)}`{self.near(name, DAYS) or self.near(name, _DAY_OF)}")
             if unknown:
                 good = False
                 continue
@@ -263,7 +278,7 @@ class Reader:
             return None
         if not zone_exists(text):
             inside = next((name for name in _zone_names() if name.startswith(f"{text}/")), None)
-            hint = did_you_mean(text, _zone_names()) if inside is None else f"; it has several, such as `{inside}`"
+            hint = self.near(text, _zone_names()) if inside is None else f"; it has several, such as `{inside}`"
             self.mistake(node, f"unknown time zone `{_short(text)}`{hint}")
             return None
         return text

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Final, TypeVar
 
-from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load, nearest
+from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load
 from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
 from ext_authz.model import Auth
 from ext_authz.policy.collector import collector_paused
@@ -134,7 +134,7 @@ class _Policies:
             marks[key.text] = key.mark
             if key.text not in POLICY_KEYS:
                 reader.unknown_key(key, POLICY_KEYS, "key of a policy")
-                meant.add(nearest(key.text, POLICY_KEYS))
+                meant.add(reader.nearest(key.text, POLICY_KEYS))
         identifier = self._id(node, marks)
         effect = self._choice(node, "effect", Effect, Effect.ALLOW)
         mode = self._choice(node, "mode", Mode, Mode.ENFORCE) or Mode.ENFORCE

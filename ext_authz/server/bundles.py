@@ -174,6 +174,8 @@ class BundleKeeper:
                 came = Came() if found.digest == known.digest else Came(document.body, known=found)
         except FetchError as error:
             came = Came(failure=str(error))
+        except Exception as error:  # noqa: BLE001  whatever a server makes of it, the thread goes on asking
+            came = Came(failure=type(error).__name__)
         with self._lock:
             aimed_elsewhere = settings != self._settings
             untaken = self._came is not None and self._came.archive is not None

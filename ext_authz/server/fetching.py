@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Self, cast
 from urllib.parse import SplitResult, urljoin, urlsplit
 
+from ext_authz.documents import printable
 from ext_authz.settings import url_problem
 
 MAX_BYTES: Final = 1024 * 1024
@@ -80,7 +81,7 @@ def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None 
     for _ in range(MAX_REDIRECTS + 1):
         problem = url_problem(url, plaintext=ask.plaintext)
         if problem:
-            raise FetchError(f"`{url[:200]}` {problem}")
+            raise FetchError(printable(f"`{url[:200]}` {problem}"))
         parts = urlsplit(url)
         try:
             answer = _get(parts, deadline, context, ask)
@@ -89,16 +90,25 @@ def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None 
         except ssl.SSLCertVerificationError as error:
             raise FetchError(f"its certificate is not trusted: {error.verify_message}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise FetchError(f"{type(error).__name__}: {error}"[:200]) from None
+            raise FetchError(printable(f"{type(error).__name__}: {error}"[:200])) from None
         if isinstance(answer, Document):
             return answer
         if ask.body is not None:
             raise FetchError("redirects, and credentials go nowhere else")
-        following = urljoin(url, answer)
-        if _origin(urlsplit(following)) != _origin(parts):
-            raise FetchError("redirects to another host")
-        url = following
+        url = _following(url, answer)
     raise FetchError(f"redirects more than {MAX_REDIRECTS} times")
+
+
+def _following(url: str, location: str) -> str:
+    """Return where a redirect leads, on the same host. Raises FetchError, for a place that is none too."""
+    try:
+        following = urljoin(url, location)
+        elsewhere = _origin(urlsplit(following)) != _origin(urlsplit(url))
+    except ValueError:
+        raise FetchError("redirects to what is no URL") from None
+    if elsewhere:
+        raise FetchError("redirects to another host")
+    return following
 
 
 def _origin(parts: SplitResult) -> tuple[str, str, int]:

@@ -8,6 +8,8 @@ import json
 import sys
 from typing import Literal
 
+from ext_authz.documents import printable
+
 Format = Literal["text", "json"]
 
 _as_json = False
@@ -29,16 +31,10 @@ def line(process: str, message: str, *, level: Literal["info", "warning", "error
     if _as_json:
         written = json.dumps({"time": stamp, "level": level, "process": process, "message": message})
     else:
-        text = "\n  ".join(_printable(each) for each in message.split("\n"))
+        text = "\n  ".join(printable(each) for each in message.split("\n"))
         written = f"{stamp} ext-authz[{process}] {text}"
     try:
         sys.stderr.write(f"{written}\n")
         sys.stderr.flush()
     except (OSError, ValueError):
         return  # whoever read stderr has gone; decisions go on
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)

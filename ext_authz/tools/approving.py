@@ -11,6 +11,7 @@ from typing import Final
 from ext_authz.check import Snapshot
 from ext_authz.model import AttributeValue, Context, Identity, Query, Reason, Resource
 from ext_authz.policy.explain import explain
+from ext_authz.policy.matching import ANYTHING, Values
 from ext_authz.state import State
 
 ACTION: Final = "approve"
@@ -47,10 +48,10 @@ class Ruling:
 def is_required(snapshot: Snapshot, *, always: bool) -> bool:
     """Whether policies decide who approves: `state.approvers: policy`, or an enforced policy names the action.
 
-    A lone `*` among actions does not name it: nobody who wrote that thought of approvals.
+    `approve*` names it too. A lone `*` among actions does not: nobody who wrote that thought of approvals.
     """
-    named = (each.source.actions or () for each in snapshot.policies.policies if not each.shadow)
-    return always or any(ACTION in actions for actions in named)
+    enforced = (each.source.actions or () for each in snapshot.policies.policies if not each.shadow)
+    return always or any(Values(set(actions) - {ANYTHING}).accepts(ACTION) for actions in enforced)
 
 
 def rule(snapshot: Snapshot, approver: Identity, wish: Wish, state: State, now_ns: int) -> Ruling:

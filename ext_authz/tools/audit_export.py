@@ -160,8 +160,14 @@ def _cell(value: Any) -> str | int:  # noqa: ANN401  JSON
         return ""
     if type(value) is int:
         return value
-    text = _words(value)
-    # CWE-1236: a leading quote makes it text. Neither spaces before it nor quotes round the cell stop a spreadsheet.
+    return no_formula(_words(value))
+
+
+def no_formula(text: str) -> str:
+    """Return the text of a CSV cell that no spreadsheet takes for a formula (CWE-1236): a leading quote makes it text.
+
+    Neither spaces before it nor quotes round the cell stop a spreadsheet.
+    """
     text = _INNER.sub(r"\1'", text)
     return f"'{text}" if _FORMULA.match(text) else text
 
