@@ -27,7 +27,8 @@ class AlertParams:
     resolve: int = 7200
     """It is resolved this long after the last finding."""
     per_hour: int = 30
-    """Alerts of one detector in an hour; of more there is one summary."""
+    """Alerts of one detector and severity in an hour; of more there is one summary. What strangers can raise in any
+    number, a lesser severity, hides no graver one."""
     max_open: int = 10_000
 
 
@@ -75,7 +76,7 @@ class _Hour:
     """What one detector told in the hour that runs."""
 
     number: int = 0
-    told: int = 0
+    told: dict[Severity, int] = field(default_factory=dict)
     more: int = 0
     worst: Severity = Severity.LOW
 
@@ -202,9 +203,10 @@ class Alerts:
         hour = self._hours.setdefault(alert.detector, _Hour())
         number = at_ns // SECOND // HOUR
         if number > hour.number and not hour.more:
-            hour.number, hour.told = number, 0
-        if "quarantine_until" in alert.done or hour.told < self.params.per_hour:
-            hour.told += 1
+            hour.number, hour.told = number, {}
+        told = hour.told.get(alert.severity, 0)
+        if "quarantine_until" in alert.done or told < self.params.per_hour:
+            hour.told[alert.severity] = told + 1
             return True
         hour.more += 1
         hour.worst = max(hour.worst, alert.severity, key=lambda each: _ORDER[each])
@@ -220,7 +222,7 @@ class Alerts:
             begin = hour.number * HOUR * SECOND
             said = (
                 f"{hour.more} more alerts of `{detector}` in one hour were over the limit of {self.params.per_hour}"
-                " and not told one by one"
+                " of a severity and not told one by one"
             )
             name = hashlib.blake2b(f"{detector}\n{hour.number}".encode(), digest_size=12).hexdigest()
             end = begin + HOUR * SECOND
@@ -239,7 +241,10 @@ class Alerts:
         """Return all that is remembered, as JSON data."""
         return {
             "open": [[list(key), asdict(each.alert), each.told_ns, each.silent] for key, each in self._open.items()],
-            "hours": {name: [at.number, at.told, at.more, at.worst] for name, at in self._hours.items()},
+            "hours": {
+                name: [at.number, {each.value: n for each, n in at.told.items()}, at.more, at.worst]
+                for name, at in self._hours.items()
+            },
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -252,7 +257,9 @@ class Alerts:
                 )
                 made[tuple(map(str, key))] = _Open(alert, int(told_ns), bool(silent))
             hours = {
-                str(name): _Hour(int(number), int(told), int(more), Severity(worst))
+                str(name): _Hour(
+                    int(number), {Severity(each): int(n) for each, n in told.items()}, int(more), Severity(worst)
+                )
                 for name, (number, told, more, worst) in state["hours"].items()
             }
         except (KeyError, TypeError, ValueError, AttributeError) as error:

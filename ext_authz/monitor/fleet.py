@@ -65,6 +65,7 @@ class Exchange:
         self._shelf: Shelf | None = None
         self._offered: Mapping[str, Any] = {}
         self._put: tuple[bytes, float] = (b"", 0.0)
+        self._refused, self._doubted = 0, False
         self._known: dict[str, tuple[int, Mapping[str, Any]]] = {}
         self._turn_at = 0.0
         self._heard: dict[str, Mapping[str, Any]] | None = None
@@ -107,6 +108,7 @@ class Exchange:
             self._shelf = self._shelf or self._open_shelf()
             self._tell(self._shelf)
             self._listen(self._shelf)
+            self._doubt(self._shelf.refused)
             if self.last_error:
                 self._say("counts are shared with other hosts again")
             self.last_error = ""
@@ -142,6 +144,14 @@ class Exchange:
             if told is not None:
                 self._known[host] = (at_ns, told)
 
+    def _doubt(self, refused: int) -> None:
+        """Say once, until a look finds none, that rows are there that were not made with our secret."""
+        if refused > self._refused and not self._doubted:
+            self._say(
+                "counts of other hosts are refused: their `state.secret_file` is another, or a stranger writes there"
+            )
+        self._doubted, self._refused = refused > self._refused, refused
+
     def _run(self) -> None:
         while not self._stop.wait(EVERY_SECONDS):
             self.look()
@@ -149,7 +159,7 @@ class Exchange:
 
     def _close(self) -> None:
         shelf, self._shelf = self._shelf, None
-        self._put = (b"", 0.0)
+        self._put, self._refused = (b"", 0.0), 0
         if shelf is not None:
             try:
                 shelf.close()

@@ -220,14 +220,12 @@ class Monitor:
         self.behind_seconds = (now_ns - one.at_ns) / SECOND
         if one.subject:
             self._risk.count(one.subject, one.at_ns)
-        try:
-            found = self._detectors.see(one)
-        except Exception as error:  # noqa: BLE001  one event must not end the watch over all others
-            self._place.count("failed", type(error).__name__)
-            return
-        for finding in found:
+        for finding in self._detectors.see(one, self._failed):
             if not (self._first and now_ns - finding.at_ns > OLD_NEWS_NS):
                 self._found.append(finding)
+
+    def _failed(self, error: Exception) -> None:
+        self._place.count("failed", type(error).__name__)
 
     def _work_off(self) -> None:
         """Follow up what was found and do what follows. Raises StoreError, AuditUnavailable; the rest waits."""

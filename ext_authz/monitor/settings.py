@@ -85,7 +85,7 @@ class AlertSettings(Settings):
     resolve_after: Annotated[Seconds, Field(ge=60, le=7 * 86_400)] = _ALERT.resolve
     """It is resolved this long after the last finding."""
     per_hour: Annotated[Count, Field(ge=1, le=10_000)] = _ALERT.per_hour
-    """Alerts of one detector in an hour; of more there is one summary."""
+    """Alerts of one detector and severity in an hour; of more there is one summary."""
     webhooks: tuple[Webhook, ...] = ()
     """Where alerts are delivered to beside the audit sinks."""
 

@@ -14,6 +14,7 @@ from ext_authz.state.redis import PREFIX, call, client_of
 MAX_PAYLOAD: Final = 64 * 1024
 _CONTEXT: Final = b"ext_authz.shelf/1\0"
 _HOST: Final = re.compile(r"[0-9a-f]{32}\Z")
+_TAG: Final = 32
 _STAMP: Final = 20
 
 # 1: host, payload, seconds to live. Redis' own clock orders and ends rows: it is one, the hosts' are many.
@@ -25,6 +26,21 @@ redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now - ARGV[3])
 redis.call('ZREMRANGEBYRANK', KEYS[1], 0, -10001)
 redis.call('EXPIRE', KEYS[1], 2 * ARGV[3])
 return 1
+"""
+
+# 1: how many rows, the most bytes of one. What a stranger made longer, or no row at all, is not sent: every host would
+# hold it in memory before it could refuse it.
+_TAKE: Final = """
+local found = {}
+for _, host in ipairs(redis.call('ZREVRANGE', KEYS[1], 0, ARGV[1] - 1)) do
+  local key = KEYS[1] .. ':' .. string.sub(host, 1, 32)
+  if #host == 32 and redis.call('EXISTS', key) == 1 then
+    local fits = redis.call('TYPE', key).ok == 'string' and redis.call('STRLEN', key) <= tonumber(ARGV[2])
+    found[#found + 1] = host
+    found[#found + 1] = fits and redis.call('GET', key) or ''
+  end
+end
+return found
 """
 
 
@@ -48,16 +64,11 @@ class RedisShelf:
 
     def take(self, most: int) -> list[tuple[str, int, bytes]]:
         """Return (host, Unix nanoseconds, payload) of the rows put last, at most `most`. Raises StoreError."""
-        names = [each.decode("ascii", "replace") for each in self._call("ZREVRANGE", self._key, 0, most - 1)]
-        names = [each for each in names if _HOST.match(each)]
-        if not names:
-            return []
-        rows = self._call("MGET", *(f"{self._key}:{each}" for each in names))
+        rows = self._call("EVAL", _TAKE, 1, self._key, most, _TAG + _STAMP + MAX_PAYLOAD)
         found = []
-        for host, row in zip(names, rows, strict=True):
-            if row is None:
-                continue
-            opened = self._open(host, row)
+        for name, row in zip(rows[::2], rows[1::2], strict=True):
+            host = name.decode("ascii", "replace")
+            opened = self._open(host, row) if _HOST.match(host) else None
             if opened is None:
                 self.refused += 1
             else:
@@ -69,8 +80,8 @@ class RedisShelf:
         self._redis.close()
 
     def _open(self, host: str, row: bytes) -> tuple[int, bytes] | None:
-        tag, stamp, payload = row[:32], row[32 : 32 + _STAMP], row[32 + _STAMP :]
-        if len(payload) > MAX_PAYLOAD or not hmac.compare_digest(tag, self._tag(host, stamp, payload)):
+        tag, stamp, payload = row[:_TAG], row[_TAG : _TAG + _STAMP], row[_TAG + _STAMP :]
+        if not hmac.compare_digest(tag, self._tag(host, stamp, payload)):
             return None
         return int(stamp), payload
 

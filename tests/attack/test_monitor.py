@@ -1,13 +1,18 @@
 """Attacks on the detectors themselves: poisoning, flooding, hiding among others, and making others look guilty."""
 
-from ext_authz.monitor.detectors import Detectors, Severity
+import orjson
+
+from ext_authz.monitor.alerts import Alerts
+from ext_authz.monitor.detectors import Detectors, Params, Severity
 from ext_authz.monitor.detectors.clients import ImpossibleClientChange
 from ext_authz.monitor.detectors.credentials import CredentialParams, CredentialStuffing
+from ext_authz.monitor.detectors.extraction import ModelExtraction
 from ext_authz.monitor.detectors.times import UnusualTime
 from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 from tests.support.monitor_events import at, event, feed, working_days
 
 KEY = b"k" * 32
+NOW_NS = at(30) * 10**9
 
 
 def hour_of(day, count, subject="sub:mallory"):
@@ -122,3 +127,44 @@ def test_an_event_from_the_future_does_not_blind_the_detectors():
     future = event(at(4000), "sub:mallory")
     assert detector.observe(future, at(14, 9) * 10**9) == ()
     assert [f for each in hour_of(14, 5000) for f in detector.observe(each, at(14, 11) * 10**9)]
+
+
+def test_a_model_copied_in_a_few_huge_batches_is_seen_as_soon_as_their_inputs_are_many():
+    """A batch of thousands once counted as 64 inputs, so that sixteen requests carried a million past the detector."""
+    detector = ModelExtraction(key=KEY)
+    sent = [event(at(0, 9) + 60 * number, "sub:mallory", batch=5000, input=f"i{number}") for number in range(3)]
+    assert [each.subject for each in feed(detector, sent)] == ["sub:mallory"]
+
+
+def test_the_same_huge_batch_again_and_again_is_the_same_inputs():
+    detector = ModelExtraction(key=KEY)
+    assert feed(detector, [event(at(0, 9) + number, batch=600, input="same") for number in range(200)]) == []
+
+
+def test_a_flood_of_alerts_that_strangers_raise_hides_none_that_is_graver():
+    """From some forty addresses, then the credential that was found: it must be told at once, not in a summary."""
+    detector, alerts = CredentialStuffing(key=KEY), Alerts()
+    begin, told = at(0, 9), []
+    for source in range(40):
+        ip = f"203.0.113.{source}"
+        guessed = [event(begin + n, None, claimed=f"user-{source}-{n}", ip=ip) for n in range(12)]
+        told += [each for found in feed(detector, guessed) for each in alerts.take(found, {})]
+    assert {each.severity for each in told} == {Severity.HIGH}
+    assert alerts.withheld > 0
+    (found,) = feed(detector, [event(begin + 60, "sub:user-7-3", ip="203.0.113.7")])
+    assert [(each.severity, each.firing) for each in alerts.take(found, {})] == [(Severity.CRITICAL, True)]
+    again = Alerts()
+    again.restore(orjson.loads(orjson.dumps(alerts.snapshot())))
+    assert again.snapshot() == alerts.snapshot()
+
+
+def test_events_said_to_be_from_before_1970_leave_a_state_that_can_be_taken_up_again():
+    """A compromised sidecar's word to the central monitor, which is to lose nothing at its next restart by it."""
+    detectors = Detectors(Params(), KEY)
+    for stamp in ("0001-01-01T00:00:00.000000Z", "1969-12-31T23:59:59.999999Z", "1970-01-01T00:00:00.-99999Z"):
+        for subject in ("sub:mallory", None):
+            for number in range(20):
+                made = event(at(0), subject, claimed="x", input=f"i{number}", resource=f"model/{number}")
+                detectors.observe({**made, "time": stamp}, NOW_NS)
+                detectors.observe({**made, "time": stamp, "decision": "deny", "reason": "no_policy"}, NOW_NS)
+    assert Detectors(Params(), KEY).restore(orjson.loads(orjson.dumps(detectors.snapshot()))) == ()

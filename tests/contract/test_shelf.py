@@ -77,6 +77,32 @@ def test_a_row_that_was_not_made_with_the_secret_or_stands_under_another_name_is
     assert redis_shelf.refused == 2
 
 
+def test_what_a_stranger_made_huge_or_of_another_kind_is_not_even_read(redis_shelf, server, monkeypatch):
+    redis_shelf.give(B, 1, b"two", 60)
+    with server.client() as client:
+        client.set(f"{PREFIX}:shelf:{A}", b"x" * (1 << 24))
+        client.lpush(f"{PREFIX}:shelf:{C}", b"x")
+        client.zadd(f"{PREFIX}:shelf", dict.fromkeys((A, C, "y" * (1 << 20)), time.time()))
+    asked, ask = [], redis_shelf._call
+    monkeypatch.setattr(redis_shelf, "_call", lambda *each: asked.append(ask(*each)) or asked[-1])
+    assert redis_shelf.take(10) == [(B, 1, b"two")]
+    assert redis_shelf.refused == 2
+    assert sum(len(each) for reply in asked for each in reply) < 1000
+
+
+def test_a_host_with_another_secret_is_told_of_once(server, redis_shelf):
+    said = []
+    stranger = RedisShelf(server.url, secret=b"x" * 32)
+    one, two = Exchange(lambda: redis_shelf, say=said.append), Exchange(lambda: stranger)
+    for number in range(3):
+        for each in (two, one):
+            each.offer({"version": 1, "n": number})
+            each.look()
+    assert one.heard() == {}
+    assert len(said) == 1
+    assert "are refused" in said[0]
+
+
 def test_a_row_has_a_size_and_an_outage_is_said(redis_shelf):
     redis_shelf.give(A, 1, b"x" * MAX_PAYLOAD, 60)
     assert len(redis_shelf.take(1)[0][2]) == MAX_PAYLOAD

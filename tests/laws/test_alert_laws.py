@@ -50,10 +50,12 @@ def test_no_two_events_share_a_name_and_number_and_each_alert_that_began_has_one
 
 
 @given(lives)
-def test_never_more_of_one_detector_in_an_hour_than_the_limit_and_what_was_left_out_is_counted(life):
+def test_never_more_of_one_detector_and_severity_in_an_hour_than_the_limit_and_what_was_left_out_is_counted(life):
     alerts = Alerts(PARAMS)
     told = live(alerts, life)
-    hours = Counter((each.detector, each.last_ns // SECOND // 3600) for each in told if each.firing and each.evidence)
+    hours = Counter(
+        (each.detector, each.severity, each.last_ns // SECOND // 3600) for each in told if each.firing and each.evidence
+    )
     assert max(hours.values(), default=0) <= PARAMS.per_hour
     summaries = [each for each in told if each.firing and not each.evidence]
     assert sum(each.findings for each in summaries) == alerts.withheld

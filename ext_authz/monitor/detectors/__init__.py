@@ -4,7 +4,7 @@ Law: no clock, no I/O, no logger; plain data in, findings and a plain snapshot o
 the keys. Non-goal: what follows from a finding (risk), and when an alert is repeated or resolved (alerts).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -87,11 +87,17 @@ class Detectors:
         one = seen(event, now_ns)
         return NONE if one is None else self.see(one)
 
-    def see(self, one: Seen) -> Found:
-        """Take one event in that was read."""
+    def see(self, one: Seen, failed: Callable[[Exception], None] | None = None) -> Found:
+        """Take one event in that was read. With `failed` a detector's bug is told there and blinds no other one."""
         found: list[Finding] | None = None
         for fold in (self._of_allowed if one.allowed else self._of_refused) if one.subject else self._of_nobody:
-            made = fold.see(one)
+            try:
+                made = fold.see(one)
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)
+                continue
             if made:
                 found = [*made] if found is None else [*found, *made]
         return found or NONE

@@ -13,7 +13,7 @@ from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity,
 from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
 from ext_authz.monitor.detectors.others import MAX_PARTS, Groups, Part, Union, part
 from ext_authz.monitor.detectors.seen import DAY, HOUR, SECOND_NS, Seen
-from ext_authz.monitor.detectors.sketch import Distinct, digest, several
+from ext_authz.monitor.detectors.sketch import Distinct, digest, registers_of_many, several
 from ext_authz.monitor.detectors.table import Table
 
 QUERIES: Final = frozenset({"infer", "generate", "embed", "explain", "rerank", "classify"})
@@ -167,8 +167,7 @@ class ModelExtraction(Fold):
         if not one.subject or not one.allowed or one.action not in QUERIES:
             return NONE
         hashed = digest(one.input, self._key)
-        key, about = f"{one.subject}\n{one.resource}", one.resource
-        moment = one.second // _MOMENT
+        key, about, moment = f"{one.subject}\n{one.resource}", one.resource, one.second // _MOMENT
         use, model = self._known(key, about, moment)
         if moment // _MOMENTS < use.hour:
             return NONE
@@ -180,11 +179,10 @@ class ModelExtraction(Fold):
             self._uses.settle(key)
         if use.last_ns:
             gap = (one.at_ns - use.last_ns) / 1e9
-            use.gap += gap
-            use.square += gap * gap
+            use.gap, use.square = use.gap + gap, use.square + gap * gap
         use.last_ns = one.at_ns
         inputs = (hashed,) if weight == 1 else several(hashed, min(weight, _BATCH))
-        for each in inputs:
+        for each in inputs if weight <= _BATCH else ():
             # What the moment had the hour had too, what the hour had the day.
             if (
                 use.moment_inputs.add(each)
@@ -192,11 +190,14 @@ class ModelExtraction(Fold):
                 and use.day_inputs is not use.hour_inputs
             ):
                 use.day_inputs.add(each)
+        if weight > _BATCH:
+            many = registers_of_many(hashed, weight)
+            for inputs_of in (use.moment_inputs, use.hour_inputs, use.day_inputs):
+                inputs_of.merge_registers(many)
+        own: Found = NONE
         if use.n % _EACH == 0 or weight > 1:
             kept(use.evidence, one.event_id)
             own = self._alone(one, use, model)
-        else:
-            own = NONE
         if use.days.most < use.n <= use.days.most + self.params.together_each:
             return [*own, *self._together(one, use, model, inputs)] or NONE
         return own

@@ -52,7 +52,8 @@ def seen(event: Mapping[str, Any], now_ns: int) -> Seen | None:
     """Return the event as detectors look at it; None for anything but a decision."""
     if event.get("schema") != DECISION:
         return None
-    at_ns = min(event_ns(event.get("time")) or now_ns, now_ns)
+    # A time before 1970 would make states that are damaged when they are taken up again.
+    at_ns = min(max(event_ns(event.get("time")) or now_ns, 0), now_ns)
     subject, resource, context = _map(event, "subject"), _map(event, "resource"), _map(event, "context")
     kind, name = text(resource.get("type")), text(resource.get("id"))
     verified = bool(subject) and subject.get("auth") != "anonymous"

@@ -7,6 +7,7 @@ counting for small sets. Non-goal: removing.
 
 import hashlib
 import math
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Final
@@ -15,6 +16,7 @@ REGISTERS: Final = 256
 """Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
 _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 _BITS: Final = 56
+_WORDS: Final = struct.Struct(f">{REGISTERS}I")
 _RANKS: Final = bytes(range(_BITS + 2))
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = 2**64 - 1
@@ -49,6 +51,18 @@ def registers_of(packed: object) -> bytes:
 def merged(sketches: Sequence[bytes]) -> "Distinct":
     """Return the sketch of all sets together, of their registers: many cost little more than one."""
     return Distinct(bytes(map(max, *sketches)) if len(sketches) > 1 else b"".join(sketches))
+
+
+def registers_of_many(hashed: int, count: int) -> bytes:
+    """Return registers as if `count` things had been added, the same ones for the same hash, at one cost for any count.
+
+    Exact for a Poisson number of things: those in one register that rank above r are Poisson with count / 256 / 2**r.
+    """
+    share = math.log2(count / REGISTERS)
+    drawn = _WORDS.unpack(hashlib.shake_128(hashed.to_bytes(8)).digest(4 * REGISTERS))
+    log, log2 = math.log, math.log2
+    ranks = [math.ceil(share - log2(-log((word + 0.5) * 2.0**-32))) for word in drawn]
+    return bytes([0 if rank < 0 else min(rank, _BITS + 1) for rank in ranks])
 
 
 def several(hashed: int, count: int) -> list[int]:
@@ -95,7 +109,11 @@ class Distinct:
 
     def merge(self, other: "Distinct") -> None:
         """Become the sketch of both sets together."""
-        self._registers = bytearray(map(max, self._registers, other.registers))
+        self.merge_registers(other.registers)
+
+    def merge_registers(self, registers: bytes) -> None:
+        """Take in a set by its registers."""
+        self._registers = bytearray(map(max, self._registers, registers))
         self._recount()
 
     @property

@@ -3,6 +3,7 @@
 Law: a row says who, what and why in words; everything is text until html.py makes it markup.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -15,7 +16,8 @@ from ext_authz.server.page.html import Child, Markup, join, tag
 _HIT_COLUMNS: Final = ("policy", "effect", "mode", "hits", "what it is for", "where")
 _NUMBERS: Final = frozenset({"times", "hits", "lag", "emitted", "delivered", "pending", "dropped"})
 _MAX_POLICIES: Final = 500
-_MAX_ALERTS: Final = 50
+_MAX_ALERTS: Final = 25
+"""Of one severity."""
 
 
 def decisions(facts: Overview) -> Markup:
@@ -73,10 +75,14 @@ def denials(facts: Overview) -> Markup:
 
 
 def alerts(alerts: Sequence[Mapping[str, Any]]) -> Markup:
-    """Return the latest alerts."""
-    rows = []
-    for each in alerts[:_MAX_ALERTS]:
+    """Return the latest alerts of each severity: what strangers raise in numbers pushes no graver one away."""
+    rows: list[Markup] = []
+    shown: Counter[str] = Counter()
+    for each in alerts:
         status, severity = str(each.get("status", "")), str(each.get("severity", ""))
+        shown[severity] += 1
+        if shown[severity] > _MAX_ALERTS:
+            continue
         evidence = each.get("evidence")
         style = "good" if status == "resolved" else "bad" if severity in ("high", "critical") else "warn"
         rows.append(

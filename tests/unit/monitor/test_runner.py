@@ -150,7 +150,8 @@ def test_a_damaged_memory_is_begun_anew_and_one_without_its_key_is_waited_for(wo
     with pytest.raises(KeyUnavailableError):
         world.monitor().step()
     world.keys = keys
-    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     world.monitor().step()
     assert "damaged" in world.said[0]
 
@@ -278,10 +279,12 @@ def test_a_longer_quarantine_by_a_person_is_left_alone(world):
 def test_an_event_that_a_detector_fails_on_ends_nothing(world, monkeypatch):
     monitor = world.monitor()
     monitor.step()
-    monkeypatch.setattr(monitor._detectors, "see", lambda _: 1 / 0)
+    broken = monitor._detectors.folds[0]
+    monkeypatch.setattr(type(broken), "see", lambda *_: 1 / 0)
     world.attack()
     monitor.step()
     assert ("failed", "ZeroDivisionError") in world.counted
+    assert [each["detector"] for each in world.log.lines] == ["enumeration"], "the others see it"
 
 
 def test_the_monitors_own_events_are_not_fed_back(world):

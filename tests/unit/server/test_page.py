@@ -124,6 +124,24 @@ def test_an_alert_is_shown_as_text(serve):
     assert "high firing" in page
 
 
+def test_many_alerts_push_no_graver_one_off_the_page(serve):
+    operators = serve()
+    about = {"schema": ALERT, "status": "firing", "detector": "credential_stuffing", "evidence": [], "source": "x"}
+    for number in range(120):
+        severity = "high" if number else "critical"
+        made = {"alert": f"a{number}", "severity": severity, "explanation": f"the {severity} one", "seq": number}
+        made |= {
+            "event_id": f"control-x:{number}",
+            "time": f"2026-11-23T10:{number // 60:02d}:{number % 60:02d}.000000Z",
+        }
+        line = orjson.dumps(about | made)
+        operators.spool.append(lambda _, line=line: line)
+    wait_until(lambda: len(orjson.loads(operators.ask("/alerts").body)["alerts"]) == 120, what="the alerts")
+    page = operators.ask("/").text
+    assert "the critical one" in page
+    assert page.count("the high one") == 25
+
+
 def test_the_policy_of_every_page_names_its_script_and_its_style_and_nothing_else(serve):
     operators = serve()
     answer = operators.ask("/")
