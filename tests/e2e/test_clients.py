@@ -459,6 +459,7 @@ def test_mlflow_sees_of_the_registry_what_it_may_use(world, tracking):
 def test_mlflow_raises_our_sentence_with_its_own_error_code(world, tracking):
     from mlflow.exceptions import RestException
 
+    world.answers("mlflow", {"registered_model": {"name": "small"}})  # which the client asks for before it deletes
     for call in (
         lambda: tracking.get_registered_model("large"),
         lambda: tracking.delete_registered_model("small"),

@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -257,6 +258,7 @@ def _first_only(once):
     return asked
 
 
+@pytest.mark.skipif(not shutil.which("cc"), reason="a module that misbehaves is made with a C compiler (package `gcc`)")
 def test_a_module_that_crashes_or_never_returns_ends_only_its_own_process(token, tmp_path):
     for body, message in [("abort();", "ended"), ("for (;;) pause();", "hangs")]:
         source, module = tmp_path / "bad.c", tmp_path / f"{message}.so"
@@ -264,9 +266,7 @@ def test_a_module_that_crashes_or_never_returns_ends_only_its_own_process(token,
             "#include <stdlib.h>\n#include <unistd.h>\n"
             f"unsigned long C_GetFunctionList(void *list) {{ alarm(1); {body} return 5; }}\n"
         )
-        built = subprocess.run(["cc", "-shared", "-fPIC", "-o", module, source], capture_output=True, text=True)
-        if built.returncode:
-            pytest.skip(f"no C compiler: {built.stderr[-200:]}")
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", module, source], check=True)
         key = open_key(parse_reference(token.uri("kek").replace(token.module, str(module))), token.environment)
         with pytest.raises(KeyUnavailableError, match=message):
             key.wrap(DATA_KEY, NAME.context)
