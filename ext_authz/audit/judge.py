@@ -14,7 +14,7 @@ from ext_authz.audit.event import GAP
 from ext_authz.audit.evidence import Log, Part, cuts
 from ext_authz.audit.merkle import Range
 from ext_authz.audit.open_segment import being_written
-from ext_authz.audit.report import State, Trouble
+from ext_authz.audit.report import Repeats, State, Trouble
 from ext_authz.audit.scan import Mark, Scan, Task, has_hole, scan
 from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames, torn
 
@@ -60,6 +60,7 @@ class Judge:
         self.signed_time = self.time = ""
         self.last: Part | None = None
         self.sealed = False
+        self.repeats = Repeats()
 
     def run(self) -> None:
         """Judge every segment, then how the log ends."""
@@ -84,6 +85,7 @@ class Judge:
         report.state = self.state()
         self.ending()
         self.claims()
+        report.notes += self.repeats.notes()
 
     def blank_beginning(self, parts: Sequence[Part]) -> None:
         """Do not let the log begin behind a first segment that has no header: what it held may be in no other."""
@@ -269,18 +271,14 @@ class Judge:
             self.bad(Trouble.ALTERED, text, part, offset=mark.offset, first=report.covered, last=max(0, mark.size - 1))
             return
         if head != Checkpoint(ORIGIN + self.log.log_id, mark.size, mark.root):
-            self.bad(
-                Trouble.ALTERED,
-                f"the note of the checkpoint of {mark.size} events is another's",
-                part,
-                offset=mark.offset,
-            )
+            text = f"the note of the checkpoint of {mark.size} events is another's"
+            self.bad(Trouble.ALTERED, text, part, offset=mark.offset)
             return
         report.signed += 1
         if str(key) not in report.keys:
             report.keys.append(str(key))
         if root is None:
-            report.notes.append(f"{part.file.name}: a checkpoint of {mark.size} events could not be held against them")
+            self.repeats.add(f"{part.file.name}: a checkpoint of", mark.size, "events could not be held against them")
         elif mark.size >= report.covered:
             report.covered, report.root, self.signed_time = mark.size, root.hex(), mark.time
 
@@ -295,18 +293,20 @@ class Judge:
 
     def claims(self) -> None:
         """Hold the log against what others say of it: heads with their roots, and a copy's last event."""
-        report, end = self.report, self.report.end
+        end, ahead = self.report.end, dict[str, int]()
         for claim in sorted(self.log.claims, key=lambda each: each.size):
             size, root, who = claim.size, claim.root, claim.who
             if claim.ended and claim.proven and size < end:
                 self.bad(Trouble.ALTERED, f"came after {who} found it ended", first=size, last=end - 1)
             if size > end:
-                text = f"missing: {who} has {size} events, the log ends at {end} (cut off, or an old state put back)"
-                self.bad(Trouble.INCOMPLETE, text, first=end, last=size - 1)
+                ahead[who] = size  # the highest is enough: it lacks what the others lack
             elif size in self.log.roots and self.log.roots[size] != root:
                 self.bad(Trouble.ALTERED, f"are not those of {who}: other roots", first=0, last=max(0, size - 1))
             elif size and size not in self.log.roots and self.court.content:
-                report.notes.append(f"{who} has {size} events: their root could not be computed")
+                self.repeats.add(f"{who} has", size, "events: their root could not be computed")
+        for who, size in ahead.items():
+            text = f"missing: {who} has {size} events, the log ends at {end} (cut off, or an old state put back)"
+            self.bad(Trouble.INCOMPLETE, text, first=end, last=size - 1)
         copied = self.court.copies_end(self.log.log_id)
         if copied > end:
             text = "missing: the copy has them (cut off, or an old state put back)"
@@ -339,7 +339,8 @@ class Judge:
             return
         report.covered = covered
         if covered < report.end:
-            report.notes.append(f"the last {report.end - covered} events are behind the last checkpoint")
+            held = " that could be held against them" if self.repeats else ""
+            report.notes.append(f"the last {report.end - covered} events are behind the last checkpoint{held}")
 
 
 def _seconds_between(earlier: str, later: str) -> float:

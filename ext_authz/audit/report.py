@@ -80,6 +80,28 @@ class LogReport:
     notes: list[str] = field(default_factory=list)
 
 
+class Repeats:
+    """Notes that differ in a number of events alone, as one each: checkpoints come every 10 s, also when idle."""
+
+    def __init__(self) -> None:
+        self._sizes: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def add(self, before: str, size: int, after: str) -> None:
+        """Note `before SIZE after`."""
+        highest, count = self._sizes.get((before, after), (0, 0))
+        self._sizes[before, after] = max(highest, size), count + 1
+
+    def notes(self) -> list[str]:
+        """Return them, each with its highest number and how many more there were."""
+        return [
+            f"{before} {highest} {after}" + (f" (nor {count - 1} more, of as many or fewer)" if count > 1 else "")
+            for (before, after), (highest, count) in self._sizes.items()
+        ]
+
+
 @dataclass(slots=True)
 class Report:
     """All logs, and every problem."""

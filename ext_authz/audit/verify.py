@@ -53,6 +53,7 @@ class Verifier:
         moved: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.report = Report(content=decrypt)
+        self._told: set[Problem] = set()
         self._folders = folders
         self._opener = Opener(open_key)
         self._keys = list(keys) if keys is not None else None
@@ -91,7 +92,10 @@ class Verifier:
 
     def problem(self, trouble: Trouble, log: str, text: str, **where: Any) -> None:  # noqa: ANN401  as Problem has them
         """Put a problem on record."""
-        self.report.problems.append(Problem(trouble, log, text, **where))
+        made = Problem(trouble, log, text, **where)
+        if made not in self._told:  # a copy has the same checkpoint every 10 s of an idle log
+            self._told.add(made)
+            self.report.problems.append(made)
 
     @property
     def content(self) -> bool:
