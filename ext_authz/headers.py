@@ -12,6 +12,7 @@ from functools import lru_cache
 from operator import attrgetter
 from typing import Final, NamedTuple
 
+from ext_authz.documents import nearest
 from ext_authz.model import Access, Auth, Identity, RequestFacts
 from ext_authz.query_tokens import occurrences
 from ext_authz.template import MAX_RENDERED_BYTES, Lookup, Template, TemplateError, Value, claim_at
@@ -88,6 +89,18 @@ def known_variable(name: str) -> bool:
     if head == "resource":
         return bool(rest) and "." not in rest
     return name in _OTHERS
+
+
+def near_variable(name: str) -> str:
+    """Return `, did you mean `x`?` for a variable that is none; a claim keeps its own name."""
+    head, _, rest = name.partition(".")
+    parts = {"subject": _SUBJECT, "resource": _RESOURCE}.get(head)
+    if parts is None:
+        near = nearest(name, [f"subject.{each}" for each in sorted(_SUBJECT)] + sorted(_OTHERS))
+        return f", did you mean `${{{near}}}`?" if near else ""
+    word, dot, claim = rest.partition(".")
+    near = nearest(word, ["claims"] if dot else sorted(parts))
+    return f", did you mean `${{{head}.{near}{dot}{claim}}}`?" if near and (not dot or head == "subject") else ""
 
 
 def header_name_problem(name: str) -> str | None:

@@ -57,8 +57,8 @@ class Template:
         return rendered
 
 
-def compile_template(source: str, known: Callable[[str], bool]) -> Template:
-    """Compile `source`; `known(name)` says whether a variable exists.
+def compile_template(source: str, known: Callable[[str], bool], near: Callable[[str], str] = lambda _: "") -> Template:
+    """Compile `source`; `known(name)` says whether a variable exists, `near(name)` which one may have been meant.
 
     Raises TemplateError on an unknown variable, an unclosed `${` or a literal
     byte outside 0x20-0x7e.
@@ -70,7 +70,7 @@ def compile_template(source: str, known: Callable[[str], bool]) -> Template:
         literals.append(source[at : found.start()])
         name = found.group(1)
         if not _NAME.match(name) or not known(name):
-            raise TemplateError(f"unknown variable `${{{name}}}`")
+            raise TemplateError(f"unknown variable `${{{name}}}`{near(name)}")
         variables.append(name)
         at = found.end()
     literals.append(source[at:])

@@ -319,7 +319,7 @@ def _reason(error: Exception) -> str:
     if isinstance(error, (Retry, Hold)):
         return str(error)
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        return error.strerror.lower()
     return type(error).__name__
 
 

@@ -41,7 +41,9 @@ def _key(value: object, info: ValidationInfo) -> KeyReference:
     if isinstance(value, KeyReference):
         return value
     if not isinstance(value, str):
-        raise mistake(f"{shown(value)} is not a key such as `file:PATH`, `vault:KEY` or `awskms:alias/NAME`")
+        raise mistake(
+            f"{shown(value)} is not a key such as `file:PATH`, `vault:KEY`, `awskms:alias/NAME` or `pkcs11:…`"
+        )
     base = info.context.get("base") if isinstance(info.context, Mapping) else None
     try:
         return parse_reference(value, None if base is None else Path(base))

@@ -21,12 +21,12 @@ from ext_authz.cli.frame import (
     CommandError,
     ConfigOption,
     complain,
-    console,
     counted,
     moment_of,
     say,
     say_json,
     seconds_of,
+    show_table,
 )
 from ext_authz.cli.progress import waiting
 from ext_authz.documents import printable
@@ -249,11 +249,10 @@ def _print_table(titles: list[str], rows: list[list[str]]) -> None:
 
     table = Table(box=None, pad_edge=False)
     for title in titles:
-        # A name that is cut off is no name: what is too long for its column goes on in the next line.
-        table.add_column(title, overflow="fold")
+        table.add_column(title)
     for row in rows:
         table.add_row(*(Text(printable(cell)) for cell in row))
-    console().print(table)
+    show_table(table)
 
 
 def _print_csv(columns: list[str], rows: list[list[str]]) -> None:

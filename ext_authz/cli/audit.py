@@ -161,7 +161,8 @@ def _line(event: dict[str, Any]) -> str:
     subject = event.get("subject")
     resource = event.get("resource")
     context = event.get("context")
-    who = str(subject.get("id", "")) if isinstance(subject, dict) else str(event.get("claimed_subject") or "-")
+    claimed = event.get("claimed_subject")
+    who = str(subject.get("id", "")) if isinstance(subject, dict) else f"(claims {claimed})" if claimed else "-"
     what = f"{resource.get('type', '')}/{resource.get('id', '')}" if isinstance(resource, dict) else "-"
     where = f"{context.get('host', '')}{context.get('path', '')}" if isinstance(context, dict) else ""
     by = f"by {event['policy_id']}" if event.get("policy_id") else ""
@@ -186,8 +187,11 @@ def _noticed(event: dict[str, Any]) -> tuple[str, ...]:
     if event.get("schema") == GAP:
         lost = f"{event.get('count')} events are not on record, from {event.get('since')} to {event.get('until')}"
         return ("GAP", lost)
-    names = ("status", "severity", "detector", "explanation")
-    return ("ALERT", *(str(event.get(name) or "") for name in names), f"(alert {event.get('alert')})")
+    concerned = (("subject", "by"), ("source", "from"), ("claimed_subject", "claiming"), ("about", "about"))
+    whom = " ".join(f"{word} {event[name]}" for name, word in concerned if event.get(name))
+    said = f"{whom}: {event.get('explanation')}" if whom else str(event.get("explanation") or "")
+    names = ("status", "severity", "detector")
+    return ("ALERT", *(str(event.get(name) or "") for name in names), said, f"(alert {event.get('alert')})")
 
 
 def _details(details: Mapping[str, Any]) -> Iterator[str]:

@@ -174,17 +174,18 @@ def prove(
     folders = _folders(paths, config)
     keys = _keys(public_key, config)
     try:
-        text = proven(folders, event, open_trail_key(key, config), keys).text()
+        made = proven(folders, event, open_trail_key(key, config), keys)
     except (ProofError, AlteredError, UnsupportedError) as error:
         raise CommandError(printable(str(error)), DOES_NOT_HOLD) from None
     if out is None:
-        say(text.rstrip("\n"))
+        say(made.text().rstrip("\n"))
         return
     try:
         with replacing(out) as file:
-            file.write(text.encode())
+            file.write(made.text().encode())
     except OSError as error:
         raise CommandError(f"cannot write `{out}`: {(error.strerror or 'failed').lower()}") from None
+    say(printable(f"{out}: proof of event {made.index} of its log, and nothing of other events"))
 
 
 def verify_proof(

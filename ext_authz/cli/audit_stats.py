@@ -16,9 +16,9 @@ from ext_authz.cli.frame import (
     ConfigOption,
     JsonOption,
     TrailKeyOption,
-    console,
     say,
     say_json,
+    show_table,
 )
 from ext_authz.documents import printable
 
@@ -90,7 +90,7 @@ def _show(name: str, counted: Counter[str]) -> None:
         table.add_row(Text(printable(value)), str(number), f"{100 * number / total:.1f} %", bar)
     if more:
         table.add_row(f"… {more} more", "", "", "")
-    console().print(table)
+    show_table(table)
     say()
 
 

@@ -25,11 +25,11 @@ from ext_authz.cli.frame import (
     JsonOption,
     clock_text,
     complain,
-    console,
     moment_of,
     say,
     say_json,
     seconds_of,
+    show_table,
 )
 from ext_authz.documents import printable
 
@@ -328,7 +328,7 @@ def _list_or_withdraw(config: Path, kind: "Kind", *, json: bool, withdraw: int |
     table = Table("id", *columns, box=None, pad_edge=False)
     for each in held:
         table.add_row(str(each.id), *(Text(printable(_CELLS[column](each))) for column in columns))
-    console().print(table)
+    show_table(table)
 
 
 def _withdrawal(change: "Change") -> "Change":

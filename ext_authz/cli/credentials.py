@@ -24,10 +24,10 @@ from ext_authz.cli.frame import (
     JsonOption,
     clock_text,
     complain,
-    console,
     say,
     say_json,
     seconds_of,
+    show_table,
 )
 from ext_authz.documents import printable
 
@@ -147,7 +147,7 @@ def list_(config: ConfigOption = DEFAULT_CONFIG, json: JsonOption = False) -> No
             key.note,
         )
         table.add_row(*(Text(printable(cell)) for cell in cells))
-    console().print(table)
+    show_table(table)
 
 
 @apikey.command()

@@ -18,6 +18,7 @@ from ext_authz.documents import Diagnostic, DocumentError, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from ext_authz.envelope.keys import KeyProvider, KeyReference
 
@@ -185,6 +186,20 @@ def console(*, stderr: bool = False) -> "Console":
 
     stream = sys.stderr if stderr else sys.stdout
     return Console(file=stream, highlight=False, width=None if stream.isatty() else 160, soft_wrap=True)
+
+
+def show_table(table: "Table", to: "Console | None" = None) -> None:
+    """Print a table with every cell whole, and without blanks at the ends of lines where no terminal shows it."""
+    for column in table.columns:
+        # A name that is cut off is no name: what is too long for its column goes on in the next line.
+        column.overflow = "fold"
+    out = to or console()
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as held:
+        out.print(table)
+    out.file.write("".join(f"{line.rstrip()}\n" for line in held.get().splitlines()))
 
 
 def seconds_of(text: str, option: str) -> int:

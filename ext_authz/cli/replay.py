@@ -22,10 +22,10 @@ from ext_authz.cli.frame import (
     JsonOption,
     TrailKeyOption,
     complain,
-    console,
     counted,
     say,
     say_json,
+    show_table,
     trail_key,
     trail_paths,
 )
@@ -231,7 +231,7 @@ def _show_changes(verb: str, changes: dict[str, Any], total: int) -> None:
             (each["decision_ids"] or [""])[0],
         )
         table.add_row(*(Text(printable(str(cell))) for cell in cells))
-    console().print(table)
+    show_table(table)
     if len(changes["changes"]) > _SHOWN:
         say(f"… and {len(changes['changes']) - _SHOWN} more (`--json` has them)")
 

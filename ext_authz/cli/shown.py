@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ext_authz.cli.frame import counted
+from ext_authz.cli.frame import counted, show_table
 from ext_authz.documents import printable
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def show_explained(console: "Console", explained: dict[str, Any], *, whole: bool
     facts.add_column()
     for name, value in _facts(explained):
         facts.add_row(name, Text(printable(value)))
-    console.print(facts)
+    show_table(facts, console)
     if explained["trace"]:
         console.print()
         shown, others = _concerned(explained["trace"], whole=whole)
@@ -52,7 +52,7 @@ def show_explained(console: "Console", explained: dict[str, Any], *, whole: bool
             )
             trace.add_row(*(Text(printable(str(cell or ""))) for cell in cells))
         if shown:
-            console.print(trace)
+            show_table(trace, console)
         if others:
             console.print(Text(others))
     if explained["trace"] and explained["decision"] == "deny" and not explained["would_allow_if"]:

@@ -14,7 +14,7 @@ from ext_authz.authn.asked_settings import AskedSettings
 from ext_authz.authn.jwt_settings import JwtSettings
 from ext_authz.config.schema import UNIX, WORKER, Settings, is_local
 from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Path, mark_at
-from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
+from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable, near_variable
 from ext_authz.template import TemplateError, compile_template
 
 _OWN_HEADERS: Final = 2
@@ -92,7 +92,7 @@ def _headers_can_be_set(settings: Settings, node: Node) -> Broken:
         if problem:
             yield mark_at(node, ("response", "headers", name), key=True), problem
         try:
-            compile_template(template, known_variable)
+            compile_template(template, known_variable, near_variable)
         except TemplateError as error:
             yield mark_at(node, ("response", "headers", name)), str(error)
     assertion = settings.response.assertion
@@ -104,7 +104,7 @@ def _headers_can_be_set(settings: Settings, node: Node) -> Broken:
         if assertion.header in headers:
             yield mark_at(node, (*place, "header")), f"`{assertion.header}` is set by `headers` too"
         try:
-            compile_template(assertion.audience, known_variable)
+            compile_template(assertion.audience, known_variable, near_variable)
         except TemplateError as error:
             yield mark_at(node, (*place, "audience")), str(error)
     for index, name in enumerate(settings.response.remove):

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import orjson
 
+from ext_authz.audit.sinks.failures import failure
+
 WAIT_SECONDS: Final = 0.2
 READ_BYTES: Final = 1 << 18
 MAX_LINE_BYTES: Final = 1 << 20
@@ -131,7 +133,7 @@ class RedisFeed:
             yield from self._entries()
         except self._library.exceptions.RedisError as error:
             self._client = None
-            raise OSError(f"the stream cannot be read: {type(error).__name__}") from None
+            raise OSError(f"the stream cannot be read: {failure(error)}") from None
 
     def _entries(self) -> Iterator[Mapping[str, Any]]:
         client = self._client = self._client or self._library.Redis(**self._options)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final, TypeVar
 
 from ext_authz.documents import Diagnostic, DocumentError, MappingNode, Mark, Node, Scalar, Sequence, load
-from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable
+from ext_authz.headers import MAX_HEADERS, header_name_problem, known_variable, near_variable
 from ext_authz.model import Auth
 from ext_authz.policy.collector import collector_paused
 from ext_authz.policy.condition_reader import Windows, read_conditions, read_group
@@ -347,7 +347,7 @@ class _Policies:
                 self.reader.mistake(value, f"header `{key.text}` must be text")
                 continue
             try:
-                compile_template(value.text, known_variable)
+                compile_template(value.text, known_variable, near_variable)
             except TemplateError as error:
                 self.reader.mistake(value, str(error))
                 continue

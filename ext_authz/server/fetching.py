@@ -90,7 +90,8 @@ def fetch(url: str, *, seconds: float = SECONDS, context: ssl.SSLContext | None 
         except ssl.SSLCertVerificationError as error:
             raise FetchError(f"its certificate is not trusted: {error.verify_message}") from None
         except (OSError, ValueError, http.client.HTTPException) as error:
-            raise FetchError(printable(f"{type(error).__name__}: {error}"[:200])) from None
+            words = error.strerror.lower() if isinstance(error, OSError) and error.strerror else ""
+            raise FetchError(printable(words or f"{type(error).__name__}: {error}")[:200]) from None
         if isinstance(answer, Document):
             return answer
         if ask.body is not None:

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from ext_authz.audit.sinks import Hold, Retry, Split
 from ext_authz.audit.sinks.extras import needs
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.tls import client_context
 
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
@@ -101,7 +102,7 @@ class Http:
             raise tls_problem(error) from None
         except (errors.HTTPError, OSError, ValueError) as error:
             self.close()
-            raise Retry(_words(error)) from None
+            raise Retry(failure(error)) from None
         return Answer(response.status, response.headers, bytes(answer[:MAX_ANSWER_BYTES]), whole)
 
     def close(self) -> None:
@@ -164,10 +165,3 @@ def tls_problem(error: BaseException) -> Retry | Hold:
             return Hold(f"its certificate is not trusted: {seen.verify_message}")
         seen = seen and (next((each for each in seen.args if isinstance(each, BaseException)), None) or seen.__cause__)
     return Retry("TLS failed")
-
-
-def _words(error: Exception) -> str:
-    """Name the kind of failure: what libraries say may hold URLs."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return type(error).__name__.removesuffix("Error") or "failed"

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from ext_authz.audit.sinks import Encode, Hold, Item, Refused, Retry
 from ext_authz.audit.sinks.extras import needs
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.places import Place, place
 
 _HOLD: Final = ("NOAUTH", "WRONGPASS", "NOPERM", "WRONGTYPE", "ERR AUTH", "ERR invalid username", "ERR unknown command")
@@ -52,7 +53,7 @@ class RedisSink:
             self.close()
             if "CERTIFICATE_VERIFY_FAILED" in str(error):
                 raise Hold("its certificate is not trusted") from None
-            raise Retry(type(error).__name__) from None
+            raise Retry(failure(error)) from None
 
     def close(self) -> None:
         """End the connection."""

@@ -14,6 +14,7 @@ from typing import Final
 
 from ext_authz.audit.formats.reading import PRODUCT, event_code, kind, severity, text
 from ext_authz.audit.sinks import Encode, Item, Refused, Retry
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.http_client import tls_problem
 from ext_authz.audit.sinks.tls import client_context
 
@@ -69,7 +70,7 @@ class SyslogSink:
             raise tls_problem(error) from None
         except OSError as error:
             self._drop()
-            raise Retry(error.strerror or type(error).__name__) from None
+            raise Retry(failure(error)) from None
         self._remember(frames)
         return ()
 

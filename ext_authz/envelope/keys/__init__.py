@@ -68,7 +68,9 @@ def parse_reference(text: str, base: Path | None = None) -> KeyReference:
     scheme, colon, rest = text.partition(":")
     if not colon or scheme not in SCHEMES:
         near = did_you_mean(scheme, SCHEMES) if colon else ""
-        raise ValueError(f"{shown(text)} is not a key such as `file:PATH`, `vault:KEY` or `awskms:alias/NAME`{near}")
+        raise ValueError(
+            f"{shown(text)} is not a key such as `file:PATH`, `vault:KEY`, `awskms:alias/NAME` or `pkcs11:…`{near}"
+        )
     if not rest or not rest.isprintable():
         raise ValueError(f"{shown(text)} names no key after `{scheme}:`")
     match scheme:

@@ -86,8 +86,10 @@ class TokenSession:
 
     def _keys(self) -> list[tuple[Any, str]]:
         """Return the keys that the URI names with their ids, the newest (the highest id) last."""
-        from pkcs11 import Attribute, KeyType, ObjectClass
-
+        try:
+            from pkcs11 import Attribute, KeyType, ObjectClass
+        except ImportError:
+            raise RefusedError("user", "needs the extra `pkcs11`: `pip install 'ext-authz[pkcs11]'`") from None
         wanted = {
             Attribute.CLASS: ObjectClass.SECRET_KEY,
             Attribute.KEY_TYPE: KeyType.AES,
@@ -122,10 +124,8 @@ class TokenSession:
     def _token(self) -> Any:
         module = self.place["module"]
         _check_module(module)
-        try:
-            import pkcs11
-        except ImportError:
-            raise RefusedError("user", "needs the extra `pkcs11`: `pip install 'ext-authz[pkcs11]'`") from None
+        import pkcs11
+
         try:
             library = pkcs11.lib(module)
         except Exception as error:

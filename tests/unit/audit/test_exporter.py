@@ -555,7 +555,7 @@ def test_it_is_said_once_when_a_sink_goes_down_is_held_or_is_up_again(trail: Pat
     delivery.well()
     delivery.failed(ValueError("https://host/?token=secret"))
     assert delivery.condition.last_error == "ValueError"
-    assert said == [("list", "down", "Connection refused"), ("list", "held", "status 401"), ("list", "up", "")]
+    assert said == [("list", "down", "connection refused"), ("list", "held", "status 401"), ("list", "up", "")]
 
 
 def test_a_batch_waits_until_it_is_full_or_old_or_its_segment_is_done(trail: Path, spool: Spool) -> None:

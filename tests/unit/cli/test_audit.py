@@ -52,7 +52,7 @@ def test_what_a_caller_sent_cannot_control_the_terminal(config, capfd):
     out = ran(capfd, "audit", "cat", "-c", config).out
     assert "\x1b" not in out
     assert "\u202e" not in out
-    assert "evil\\x1b[31m\\u202e" in out
+    assert "DENY  invalid_token (claims evil\\x1b[31m\\u202e) - -" in out
 
 
 def test_changes_of_state_are_shown_with_times_as_people_write_them(tmp_path, capfd):
@@ -84,11 +84,17 @@ def test_alerts_and_gaps_are_told_in_words(tmp_path, capfd):
         "schema": "ext_authz.alert/1", "time": "2026-11-23T10:00:03Z", "status": "firing", "severity": "low", "alert": "0e95",
         "detector": "credential_stuffing", "explanation": "10.1.2.3: 60 credentials\x1b failed",
     }  # fmt: skip
+    whose = alert | {"detector": "enumeration", "explanation": "10 distinct resources", "subject": "key:batch-7",
+                     "source": "10.1.2.3", "about": "model/x"}  # fmt: skip
+    claimed = alert | {"explanation": "8 sources failed", "claimed_subject": "alice"}
     gap = {"schema": "ext_authz.gap/1", "time": "2026-11-23T10:00:04Z", "count": 7, "since": "A", "until": "B"}
     log = tmp_path / f"{LOG}.jsonl"
-    log.write_text(json.dumps(alert) + "\n" + json.dumps(gap) + "\n")
+    log.write_text("".join(json.dumps(each) + "\n" for each in (alert, whose, claimed, gap)))
     assert ran(capfd, "audit", "cat", log).out == (
         "2026-11-23T10:00:03Z ALERT firing low credential_stuffing 10.1.2.3: 60 credentials\\x1b failed (alert 0e95)\n"
+        "2026-11-23T10:00:03Z ALERT firing low enumeration by key:batch-7 from 10.1.2.3 about model/x: 10 distinct resources"
+        " (alert 0e95)\n"
+        "2026-11-23T10:00:03Z ALERT firing low credential_stuffing claiming alice: 8 sources failed (alert 0e95)\n"
         "2026-11-23T10:00:04Z GAP 7 events are not on record, from A to B\n"
     )
 

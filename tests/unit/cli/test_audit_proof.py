@@ -106,7 +106,8 @@ def test_an_event_is_proven_with_the_public_key_alone(config, trail, capfd, tmp_
     public, proof = tmp_path / "audit.pub", tmp_path / "e.tlog-proof"
     public.write_text(ran(capfd, "audit", "public-key", "-c", config).out)
     log = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)["logs"][0]["log"]
-    assert ran(capfd, "audit", "prove", f"{log}:5", "-o", proof, "-c", config).status == 0
+    written = ran(capfd, "audit", "prove", f"{log}:5", "-o", proof, "-c", config)
+    assert (written.status, written.out) == (0, f"{proof}: proof of event 5 of its log, and nothing of other events\n")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     done = ran(capfd, "audit", "verify-proof", proof, "--public-key", public)

@@ -1,6 +1,6 @@
 import pytest
 
-from ext_authz.headers import DEFAULT_HEADERS, HeaderPlan, header_name_problem, known_variable
+from ext_authz.headers import DEFAULT_HEADERS, HeaderPlan, header_name_problem, known_variable, near_variable
 from ext_authz.model import Access, Auth, Body, Identity, RequestFacts, Resource
 from ext_authz.template import TemplateError, compile_template
 
@@ -115,3 +115,21 @@ def test_names_of_http_envoy_and_this_sidecar_cannot_be_injected(name):
 )
 def test_templates_know_only_what_the_docs_name(name):
     assert not known_variable(name)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("subject.nam", "subject.name"),
+        ("subject.claim.team", "subject.claims.team"),
+        ("subjct.name", "subject.name"),
+        ("policyid", "policy.id"),
+        ("resource.a.b", ""),
+        ("subject.tema", ""),
+        ("nope", ""),
+        ("", ""),
+    ],
+)
+def test_a_variable_that_is_none_names_the_one_that_was_meant(written, meant):
+    assert near_variable(written) == (f", did you mean `${{{meant}}}`?" if meant else "")
+    assert not meant or known_variable(meant)

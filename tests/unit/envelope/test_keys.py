@@ -1,6 +1,7 @@
 """Key providers: one contract for all of them, then what is each one's own."""
 
 import os
+import sys
 from dataclasses import replace
 
 import boto3
@@ -12,7 +13,7 @@ from envelopes import NAME, provider
 
 from ext_authz.envelope.errors import AlteredError, KeyUnavailableError
 from ext_authz.envelope.format import DataName
-from ext_authz.envelope.keys import WrappedKey, open_key, parse_reference
+from ext_authz.envelope.keys import WrappedKey, open_key, parse_reference, pkcs11_process
 from ext_authz.envelope.keys.awskms import KmsKey
 from ext_authz.envelope.keys.memory import MemoryKey
 from ext_authz.envelope.keys.vault import TransitKey
@@ -320,3 +321,14 @@ def test_a_reference_that_names_no_key_is_refused(text, message):
 def test_a_relative_keyring_is_taken_from_the_folder_that_is_given(tmp_path):
     assert parse_reference("file:k", tmp_path).rest == str(tmp_path / "k")
     assert parse_reference("file:/k", tmp_path).rest == "/k"
+
+
+def test_a_key_in_a_token_without_its_library_names_the_extra_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pkcs11", None)
+    module = tmp_path / "module.so"
+    module.write_bytes(b"")
+    session = pkcs11_process.TokenSession({"module": str(module), "object": "kek", "id": None})
+    for ask in (lambda: session.wrap(b"", b"", ["", ""]), lambda: session.unwrap(b"", "01", ["", ""])):
+        with pytest.raises(pkcs11_process.RefusedError, match=r"needs the extra `pkcs11`: `pip install") as refused:
+            ask()
+        assert refused.value.answer["error"] == "user"

@@ -216,7 +216,7 @@ CASES = {
         [
             "6:13 `Host` is not a lower-case header name",
             "6:22 `content-length` belongs to HTTP, Envoy or this sidecar and cannot be set",
-            "6:49 unknown variable `${subject.nam}`",
+            "6:49 unknown variable `${subject.nam}`, did you mean `${subject.name}`?",
             "6:75 header `x-list` must be text",
         ],
     ),

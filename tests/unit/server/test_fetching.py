@@ -51,7 +51,7 @@ def test_a_bad_answer_is_one_clear_problem_in_bounded_time(server, mode):
 
 def test_nobody_at_home_is_a_problem(server):
     server.close()
-    with pytest.raises(FetchError, match="ConnectionRefusedError"):
+    with pytest.raises(FetchError, match=r"^connection refused$"):
         fetch(server.uri)
 
 
