@@ -19,6 +19,7 @@ from ext_authz.policy.windows import SECOND_NS, Window
 
 DAY_NS: Final = 86_400 * SECOND_NS
 EXPIRES_SOON_NS: Final = 14 * DAY_NS
+_OF_EVERY_RESOURCE: Final = frozenset({"type", "id", "version"})
 
 
 def lint(
@@ -29,16 +30,18 @@ def lint(
     resource_types: frozenset[str] | None,
     now_ns: int,
     vocabulary: frozenset[str] = frozenset(),
+    attributes: frozenset[str] | None = None,
 ) -> tuple[Diagnostic, ...]:
     """Return warnings in order of place.
 
-    `roles`, `actions` and `resource_types` are all that can occur; None where
+    `roles`, `actions`, `resource_types` and `attributes` (of resources) are all that can occur; None where
     anything may. `vocabulary` are actions that are no slip of the pen, though nothing yields them here.
     `now_ns` is the clock in Unix nanoseconds.
     """
     found = [*_whole(document), *Overlaps(document.policies).warnings()]
     for policy in document.policies:
         found += _words(policy, roles=roles, actions=actions, resource_types=resource_types, vocabulary=vocabulary)
+        found += _attributes(policy, attributes)
         found += _force(policy, now_ns)
         found += _conditions(policy, now_ns)
     found += _windows(document)
@@ -78,6 +81,19 @@ def _words(
         mark = policy.mark_of(f"actions.{action}")
         message = "no route or adapter yields action"
         yield from _unheard((action,), actions, mark, "unknown_action", message, elsewhere=vocabulary)
+
+
+def _attributes(policy: Policy, known: frozenset[str] | None) -> Iterator[Diagnostic]:
+    if known is None:
+        return
+    matches = "nothing" if policy.effect is Effect.ALLOW else "every resource, for this denies"
+    for place, entry in enumerate(policy.resources or ()):
+        for test in entry:
+            name = test.attribute
+            if name not in _OF_EVERY_RESOURCE and name not in known:
+                near = did_you_mean(name, sorted(known))
+                message = f"unknown attribute `{name}` matches {matches}: no route or catalog entry gives it{near}"
+                yield _warn(policy.mark_of(f"resources.{place}"), "unknown_attribute", message)
 
 
 def _unheard(

@@ -16,6 +16,7 @@ from ext_authz.state import State
 
 ACTION: Final = "approve"
 TYPE: Final = "policy"
+ATTRIBUTES: Final = frozenset({"group", "subject", "resource_type", "resource_id"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,6 +102,7 @@ def _policies(inputs: Inputs, snapshot: Snapshot, document: PolicyDocument, now_
         actions=yields.actions | {approving.ACTION} if mapped else None,
         resource_types=types | {approving.TYPE} if mapped else None,
         now_ns=now_ns,
+        attributes=yields.attributes | approving.ATTRIBUTES if mapped else None,
         vocabulary=frozenset(action for adapter in ADAPTERS for _, action in adapter.yields),
     )
 

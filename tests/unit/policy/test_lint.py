@@ -18,8 +18,9 @@ ANY = 'resources: [{type: "*"}], actions: ["*"]'
 EVERYBODY = f"subjects: [{{any: true}}], {ANY}"
 
 
-def warnings(text, *, roles=None, actions=None, resource_types=None):
-    found = lint(load(text), roles=roles, actions=actions, resource_types=resource_types, now_ns=NOW)
+def warnings(text, *, roles=None, actions=None, resource_types=None, attributes=None):
+    known = {"roles": roles, "actions": actions, "resource_types": resource_types, "attributes": attributes}
+    found = lint(load(text), **known, now_ns=NOW)
     assert all(each.warning for each in found)
     return [(each.code, f"{each.mark.line}:{each.mark.column}" if each.mark else "", each.message) for each in found]
 
@@ -60,6 +61,20 @@ def test_words_that_nothing_yields():
         ),
         ("unknown_resource_type", "4:45", "no route or catalog entry yields resource type `zoo*`"),
         ("unknown_action", "5:20", "no route or adapter yields action `inferr`, did you mean `infer`?"),
+    ]
+    assert warnings(text) == []
+
+
+def test_attributes_that_no_resource_has():
+    text = (
+        "policies:\n- id: a\n  subjects: [{any: true}]\n"
+        "  resources: [{type: model, id: x, version: '2', stage: staging}, {type: model, stge: staging}]\n  actions: [infer]\n"
+        "- {id: d, effect: deny, resources: [{owner: me}]}\n"
+    )
+    given_by = "no route or catalog entry gives it"
+    assert warnings(text, attributes=frozenset({"stage"})) == [
+        ("unknown_attribute", "4:67", f"unknown attribute `stge` matches nothing: {given_by}, did you mean `stage`?"),
+        ("unknown_attribute", "6:37", f"unknown attribute `owner` matches every resource, for this denies: {given_by}"),
     ]
     assert warnings(text) == []
 
