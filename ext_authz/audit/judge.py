@@ -12,11 +12,12 @@ from ext_authz.audit.boot import tree_before
 from ext_authz.audit.checkpoint import ORIGIN, Checkpoint, NoteError, VerifierKey, open_note
 from ext_authz.audit.event import GAP
 from ext_authz.audit.evidence import Log, Part, cuts
+from ext_authz.audit.framing import framing
 from ext_authz.audit.merkle import Range
 from ext_authz.audit.open_segment import being_written
 from ext_authz.audit.report import Repeats, State, Trouble
-from ext_authz.audit.scan import Mark, Scan, Task, has_hole, scan
-from ext_authz.audit.segment import HEADER_BYTES, Header, Kind, frames, torn
+from ext_authz.audit.scan import Mark, Scan, Task, scan
+from ext_authz.audit.segment import Header, Kind
 
 NEXT_START: Final = "the next start"
 UNSIGNED_SECONDS: Final = 60.0
@@ -111,20 +112,15 @@ class Judge:
     def unread(self, part: Part, cut: int | None) -> None:
         """Go on behind a segment that was not opened: its framing is all there is to see."""
         assert part.header is not None  # noqa: S101  only such are judged
-        with part.file.path.open("rb") as file:
-            file.seek(HEADER_BYTES)
-            data = file.read(max(0, part.size - HEADER_BYTES))
-        found = list(frames(data))
-        first = part.header.first_seq
-        end = first + sum(frame.kind is Kind.EVENT for frame in found)
-        whole = found[-1].end if found else HEADER_BYTES
-        self.sealed = bool(found) and found[-1].kind is Kind.SEAL
+        found = framing(part.file.path, part.size)
+        first, whole = part.header.first_seq, found.whole
+        end = first + found.events
+        self.sealed = found.last is Kind.SEAL
         self.meets(part, part.header)
         if not self.court.content:
             self.court.moved(part.size)
             if cut is not None and end < cut:
-                rest = data[whole - HEADER_BYTES :]
-                if rest and not torn(rest, whole) and not has_hole(rest, whole):
+                if found.odd:
                     self.bad(Trouble.ALTERED, "is no frame from here on", part, offset=whole)
                 self.bad(Trouble.INCOMPLETE, "are missing", part, first=end, last=cut - 1)
         self.report.events += end - first if cut is None else max(0, min(end, cut) - first)
@@ -215,7 +211,7 @@ class Judge:
             self.bad(Trouble.ALTERED, "something stands behind the seal", part, offset=found.whole)
         elif found.sealed and not last and not self.sealed_again(found):
             self.bad(Trouble.ALTERED, "a segment follows the one that was sealed", part)
-        elif found.tail and last:
+        elif found.tail:
             why = "within a frame" if found.tail_kind == "torn" else "in zeros"
             self.report.notes.append(f"{part.file.name}: ends {why}, {found.tail} bytes (as a crash leaves it)")
 

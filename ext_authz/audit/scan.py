@@ -13,6 +13,7 @@ from typing import Any, Final
 import orjson
 
 from ext_authz.audit.event import CHECKPOINT, GAP, LIFECYCLE, RETENTION, SHREDDED
+from ext_authz.audit.framing import has_hole, zeros_from
 from ext_authz.audit.merkle import HASH_BYTES, Range
 from ext_authz.audit.segment import HEADER_BYTES, Damage, Header, Kind, Record, Segment, read_header
 
@@ -24,6 +25,8 @@ _DECISIONS: Final = frozenset((b'{"acc', b'{"act', b'{"cla', b'{"con'))
 costs more than opening it."""
 _MAX_NOTABLE: Final = 10_000
 _MAX_DIFFERENT: Final = 100
+_MAX_DAMAGE: Final = 1_000
+"""Behind so many places all is one: whoever writes a file of nothing but beginnings of frames fills no memory."""
 _SECTOR: Final = 512
 
 
@@ -109,24 +112,28 @@ def scan(task: Task) -> Scan:
 def records(segment: Segment, path: Path, size: int) -> Iterator[Record | Damage]:
     """Yield what stands in the first `size` bytes of the file; a torn end is left. Raises OSError."""
     at = HEADER_BYTES
+    held: Damage | None = None
     with path.open("rb") as file:
         while at < size:
             file.seek(at)
             found = at
             for each in segment.read(file.read(min(CHUNK_BYTES, size - at)), at):
-                if isinstance(each, Damage):
-                    # Where a frame opens again is found only with the rest in sight.
-                    break
                 found = each.end
-                yield each
-            else:
-                if found == at:
-                    return
-                at = found
-                continue
-            file.seek(found)
-            yield from segment.read(file.read(size - found), found)
-            return
+                if held is not None:
+                    if isinstance(each, Damage) and each.start == at:
+                        held = Damage(held.start, each.end, held.blank and each.blank)
+                        continue
+                    yield held
+                    held = None
+                if isinstance(each, Damage):
+                    held = each  # it may go on in the next chunk
+                else:
+                    yield each
+            if found == at:
+                break
+            at = found
+    if held is not None:
+        yield held
 
 
 class _Scanner:
@@ -152,7 +159,10 @@ class _Scanner:
         again = _NEVER if cut is None else cut
         for record in records(self.segment, self.task.path, self.task.size):
             if isinstance(record, Damage):
-                made.damage.append(record)
+                if len(made.damage) < _MAX_DAMAGE:
+                    made.damage.append(record)
+                else:
+                    made.damage[-1] = Damage(made.damage[-1].start, record.end)
                 continue
             if made.behind_seal is None and made.sealed:
                 made.behind_seal = made.whole
@@ -218,17 +228,13 @@ class _Scanner:
 
     def ran_into_zeros(self) -> bool:
         """Whether the tail is zero from the start of some sector on: data that never reached the disk."""
-        with self.task.path.open("rb") as file:
-            file.seek(self.made.whole)
-            tail = file.read(self.made.tail)
-        zeros_from = self.made.whole + len(tail.rstrip(b"\0"))
-        return max(self.made.whole, -(-zeros_from // _SECTOR) * _SECTOR) < self.made.whole + len(tail) or not any(tail)
+        whole, end = self.made.whole, self.made.whole + self.made.tail
+        zeros = zeros_from(self.task.path, whole, end)
+        return zeros == whole or -(-zeros // _SECTOR) * _SECTOR < end
 
     def is_hole(self, damage: Damage) -> bool:
-        with self.task.path.open("rb") as file:
-            file.seek(damage.start)
-            end = min(-(-damage.end // _SECTOR) * _SECTOR, self.task.size)
-            return has_hole(file.read(end - damage.start), damage.start)
+        end = min(-(-damage.end // _SECTOR) * _SECTOR, self.task.size)
+        return has_hole(self.task.path, damage.start, end)
 
     def fold(self, upto: int) -> None:
         """Bring the tree to `upto` leaves, keeping it as it was at every size that is asked for."""
@@ -295,16 +301,6 @@ class _Scanner:
             self.made.met += 1
             if copy != leaf and len(self.made.different) < _MAX_DIFFERENT:
                 self.made.different.append(seq)
-
-
-def has_hole(data: bytes, at: int) -> bool:
-    """Whether a sector that begins in `data` (at file offset `at`), or its rest there, is zero: a page that never came.
-
-    Give whole sectors but for the first and what the file ends with.
-    """
-    first = -at % _SECTOR
-    pieces = [data[:first], *(data[at : at + _SECTOR] for at in range(first, len(data), _SECTOR))]
-    return any(piece and not any(piece) for piece in pieces)
 
 
 def _time(payload: bytes) -> str:
