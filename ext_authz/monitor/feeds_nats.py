@@ -116,7 +116,11 @@ class NatsFeed:
             if not page:
                 return
             for message in page:
-                number = message.metadata.sequence.stream
+                try:
+                    number = message.metadata.sequence.stream
+                except (self._library.errors.Error, ValueError, OverflowError, OSError):
+                    self.damaged += 1  # put into our inbox by another client: of no stream
+                    continue
                 if number in self._remembered or number in self._folded:
                     # The newer delivery is the one to acknowledge.
                     (self._remembered if number in self._remembered else self._folded)[number] = message.reply

@@ -64,6 +64,19 @@ def test_what_came_before_and_what_comes_later_is_given_once_and_what_is_no_even
     assert not one.ended
 
 
+@pytest.mark.parametrize("reply", ["", "x", "$JS.API.x.1.2.3.4.5.6"])
+def test_what_another_client_puts_into_our_inbox_keeps_no_event_from_coming(rig, feed, reply):
+    one = feed()
+    publish(rig, 1)
+    assert numbers(one) == [1]
+    inbox = one._pull._sub.subject
+    rig.ask(lambda stream: stream._nc.publish(inbox, b"{}", reply=reply))
+    publish(rig, 2, 3)
+    found = numbers(one) + numbers(one)
+    assert found == [2, 3]
+    assert one.damaged == 1
+
+
 def test_only_what_is_remembered_is_acknowledged(rig, feed):
     publish(rig, 1, 2, 3)
     one = feed()

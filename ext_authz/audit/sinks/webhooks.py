@@ -95,7 +95,9 @@ def slack(alerts: Sequence[Event]) -> bytes:
     lines = [_slack(each) for each in alerts[:MAX_LINES]]
     if len(alerts) > MAX_LINES:
         lines.append(f"… and {len(alerts) - MAX_LINES} more alerts; the audit trail has them")
-    return orjson.dumps({"text": "\n".join(lines), "mrkdwn": False, "unfurl_links": False, "unfurl_media": False})
+    # Without `parse: none` Slack makes a link of every address in the text, such as one that a caller claimed to be.
+    how = {"mrkdwn": False, "parse": "none", "link_names": False, "unfurl_links": False, "unfurl_media": False}
+    return orjson.dumps({"text": "\n".join(lines), **how})
 
 
 def _slack(event: Event) -> str:

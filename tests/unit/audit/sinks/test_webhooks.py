@@ -67,7 +67,7 @@ def test_a_subject_that_moves_stays_one_alert():
 )
 def test_what_a_caller_wrote_is_neither_markup_nor_another_line(text):
     said = json.loads(slack([event(explanation=text, claimed_subject=text)]))
-    assert said["mrkdwn"] is False
+    assert (said["mrkdwn"], said["parse"], said["link_names"]) == (False, "none", False), "nor a link"
     assert "<" not in said["text"]
     assert "\n" not in said["text"]
     assert text.count("&") == 0 or "&amp;lt;" in said["text"]
