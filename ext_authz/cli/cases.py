@@ -152,9 +152,11 @@ def _pause() -> None:
 
 def _stamp(patterns: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
     """Return what tells one state of the files from another: names, times of change, sizes."""
+    from ext_authz.config.globs import matching
+
     found = set()
     for pattern in patterns:
-        for name in glob.glob(pattern, recursive=True):  # noqa: PTH207  absolute patterns
+        for name in matching(pattern):
             try:
                 stat = Path(name).stat()
             except OSError:

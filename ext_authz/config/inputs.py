@@ -21,7 +21,8 @@ from ext_authz.bundle.keys import KeyFileError
 from ext_authz.bundle.problems import BundleError
 from ext_authz.bundle.trust import Bundle, is_test
 from ext_authz.config.bundles import PREFIX, BundleFacts, opened
-from ext_authz.config.load import Loaded, decode, parse, read, read_bytes, reason
+from ext_authz.config.globs import matching, read_plain
+from ext_authz.config.load import MAX_FILE_BYTES, Loaded, decode, parse, read, read_bytes, reason
 from ext_authz.config.schema import Settings
 from ext_authz.config.variables import recorded
 from ext_authz.documents import (
@@ -267,11 +268,11 @@ class _Collected:
             if not is_test(path):
                 self.files[PREFIX + path] = data
 
-    def take(self, path: FilePath, mark: Mark | None, where_missing: str = "") -> bytes | None:
+    def take(self, path: FilePath, mark: Mark | None, where_missing: str = "", *, plain: bool = False) -> bytes | None:
         name = str(path)
         if name not in self.files:
             try:
-                self.files[name] = read_bytes(path)
+                self.files[name] = read_plain(path, MAX_FILE_BYTES) if plain else read_bytes(path)
             except OSError as error:
                 hint = where_missing if isinstance(error, FileNotFoundError) else ""
                 self.mistakes.append(Diagnostic(mark, f"cannot read `{name}`: {reason(error)}{hint}"))
@@ -279,7 +280,7 @@ class _Collected:
         return self.files[name]
 
     def take_text(self, path: FilePath, mark: Mark | None) -> str | None:
-        data = self.take(path, mark)
+        data = self.take(path, mark, plain=True)
         if data is None:
             return None
         try:
@@ -347,7 +348,7 @@ def expand(base: FilePath, pattern: str) -> list[str]:
     path = str(base / pattern)
     if not glob.has_magic(pattern):
         return [path]
-    found = glob.glob(_below(base, pattern), recursive=True)  # noqa: PTH207
+    found = matching(_below(base, pattern))
     return sorted(str(FilePath(name)) for name in found if not FilePath(name).is_dir())
 
 

@@ -4,9 +4,10 @@ Law: a change counts once it has stood still for one look, so a file that is
 still being written is not read. Non-goal: reading files.
 """
 
-import glob
 import os
 from collections.abc import Iterable
+
+from ext_authz.config.globs import matching
 
 _File = tuple[str, int, int, int, int]
 Stamp = tuple[_File, ...]
@@ -39,7 +40,7 @@ class Watch:
         """Return what the files are like now."""
         names = set(self._paths)
         for pattern in self._patterns:
-            names.update(glob.glob(pattern, recursive=True))  # noqa: PTH207  patterns may be absolute
+            names.update(matching(pattern))
         return tuple(_stamp(name) for name in sorted(names))
 
 

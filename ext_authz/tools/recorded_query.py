@@ -24,6 +24,8 @@ _READ_TOO: Final = ("/context/approvals", "/context/attributes", "/context/proto
 _READ_BY_CEL: Final = ("/context/method", "/context/host", "/context/path")
 _NEVER_READ: Final = ("/subject/via", "/subject/token_id", "/subject/key_id", "/subject/cert_serial")
 _SECOND: Final = 1_000_000_000
+_ADDRESS: Final = 45
+"""Characters of the longest IPv6 address."""
 
 
 class UnfaithfulError(ValueError):
@@ -194,6 +196,9 @@ def address_of(text: str) -> Address:
     """Return an address. Raises ValueError."""
     if not isinstance(text, str):
         raise TypeError("an address is text")
+    if len(text) > _ADDRESS or "%" in text:
+        # A zone is nobody's address, and may be of any length; none is ever recorded.
+        raise ValueError("not an address")
     return ipaddress.ip_address(text)
 
 

@@ -28,6 +28,8 @@ from ext_authz.tools.replay_tally import GAINED, LOST, Change, Tally
 from ext_authz.tools.trail_fold import Seen
 
 _MEMO: Final = 100_000
+_MEMO_BYTES: Final = 4096
+"""What is recorded of one subject or resource is some hundred bytes."""
 _FAMILY: Final = DECISION.rpartition("/")[0] + "/"
 _SECOND: Final = 1_000_000_000
 _MINUTE_TEXT: Final = 16
@@ -91,8 +93,10 @@ _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
 
-def _kept(memo: dict[_Key, _Value], key: _Key, value: _Value) -> _Value:
-    """Remember a value, of a bounded number."""
+def _kept(memo: dict[_Key, _Value], key: _Key, value: _Value, size: int = 0) -> _Value:
+    """Remember a value, of a bounded number of small ones: lines of a megabyte each would fill the memory."""
+    if size > _MEMO_BYTES:
+        return value
     if len(memo) >= _MEMO:
         memo.clear()
     memo[key] = value
@@ -149,7 +153,7 @@ class Replayer:
             recorded.moment_of(time)
             tally.saw(str(time))
             if reason not in recorded.BY_POLICIES:
-                tally.before[reason[:64]] += 1
+                tally.came_before(reason[:64])
                 return
             now_reason, now_policy = self._decided(event, tally)
         except UnfaithfulError as error:
@@ -174,11 +178,8 @@ class Replayer:
         what, action = f"{resource['type']}/{resource['id']}", event["action"]
         then = policy if isinstance(policy, str) else ""
         named = now_policy if allows or now_reason == Reason.DENIED_BY_POLICY.value else then
-        by = tally.by
-        by["policy"][direction, named] += 1
-        by["subject"][direction, subject] += 1
-        by["resource"][direction, what] += 1
-        by["action"][direction, action] += 1
+        for kind, name in (("policy", named), ("subject", subject), ("resource", what), ("action", action)):
+            tally.changed(kind, direction, name)
         key = (direction, subject, what, action, then, reason, now_policy, now_reason)
         time, decision_id = event["time"], event.get("decision_id")
         tally.add_change(key, Change(1, time, time, [decision_id] if isinstance(decision_id, str) else []))
@@ -205,7 +206,8 @@ class Replayer:
                 return known
         made = self._fresh(event, identity, accesses or (Access(resource, action),), tally)
         if key is not None:
-            _kept(self._memo, key, made)
+            size = sum(len(each) for each in key if isinstance(each, (bytes, str)))
+            _kept(self._memo, key, made, size)
         return made
 
     def _fresh(
@@ -268,14 +270,14 @@ class Replayer:
         key = orjson.dumps({name: value for name, value in subject.items() if name not in _OF_THE_TOKEN})
         known = self._subjects.get(key)
         if known is None:
-            known = _kept(self._subjects, key, recorded.subject_of(subject))
+            known = _kept(self._subjects, key, recorded.subject_of(subject), len(key))
         return known, key
 
     def _resource(self, resource: Any) -> tuple[Resource, bytes]:  # noqa: ANN401  JSON
         key = orjson.dumps(resource)
         known = self._resources.get(key)
         if known is None:
-            known = _kept(self._resources, key, recorded.resource_of(resource))
+            known = _kept(self._resources, key, recorded.resource_of(resource), len(key))
         return known, key
 
     def _key(self, event: dict[str, Any], subject: dict[str, Any], context: dict[str, Any]) -> tuple[Any, ...] | None:

@@ -7,13 +7,16 @@ count is ever dropped without being named. Non-goal: deciding (replay.py).
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 GAINED: Final = "gained"
 LOST: Final = "lost"
 MAX_GROUPS: Final = 20_000
 """Distinct changes kept apart; of more, only totals are kept, and `changes_left_out` says how many events that is."""
 EXAMPLES: Final = 3
+MAX_NAME: Final = 256
+OTHERS: Final = "(others)"
+"""Names of one kind beyond MAX_GROUPS, together."""
 
 Group = tuple[str, str, str, str, str, str, str, str]
 """GAINED or LOST, subject, resource, action, policy and reason then, policy and reason now."""
@@ -79,14 +82,18 @@ class Tally:
         self.left_out += other.left_out
         self.renewals += other.renewals
         self.outcomes.update(other.outcomes)
-        self.before.update(other.before)
-        self.unfaithful.update(other.unfaithful)
+        for reason, count in other.before.items():
+            self.came_before(reason, count)
+        for (kind, detail), count in other.unfaithful.items():
+            _count(self.unfaithful, (kind, detail), (kind, OTHERS), count)
         for name, counts in other.by.items():
-            self.by[name].update(counts)
+            for (direction, what), count in counts.items():
+                self.changed(name, direction, what, count)
         for key, change in other.changes.items():
             self.add_change(key, change)
-        for what, ids in other.examples.items():
-            self.examples[what] = (self.examples.get(what, []) + ids)[:EXAMPLES]
+        for which, ids in other.examples.items():
+            if which in self.unfaithful:
+                self.examples[which] = (self.examples.get(which, []) + ids)[:EXAMPLES]
         if other.first:
             self.saw(other.first)
             self.saw(other.last)
@@ -103,15 +110,38 @@ class Tally:
 
     def cannot(self, kind: str, detail: str, event_id: str) -> None:
         """Count an event that cannot be replayed faithfully."""
-        self.unfaithful[kind, detail] += 1
-        ids = self.examples.setdefault((kind, detail), [])
+        what = _count(self.unfaithful, (kind, _short(detail)), (kind, OTHERS), 1)
+        ids = self.examples.setdefault(what, [])
         if len(ids) < EXAMPLES and event_id:
-            ids.append(event_id)
+            ids.append(_short(event_id))
+
+    def changed(self, kind: str, direction: str, what: str, count: int = 1) -> None:
+        """Count a gain or loss of a `policy`, `subject`, `resource` or `action`."""
+        _count(self.by[kind], (direction, _short(what)), (direction, OTHERS), count)
+
+    def came_before(self, reason: str, count: int = 1) -> None:
+        """Count what policies had no part in."""
+        _count(self.before, _short(reason), OTHERS, count)
 
     def saw(self, time: str) -> None:
         """Widen the time that the events span."""
         self.first = min(self.first or time, time)
         self.last = max(self.last, time)
+
+
+_Key = TypeVar("_Key")
+
+
+def _count(counts: Counter[_Key], key: _Key, others: _Key, count: int) -> _Key:
+    """Count under `key`, or under `others` where there are too many: what is recorded may be made up. Return which."""
+    if key not in counts and len(counts) >= MAX_GROUPS:
+        key = others
+    counts[key] += count
+    return key
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 _DIRECTIONS: Final = (GAINED, LOST)

@@ -107,13 +107,13 @@ def test_any_bytes_are_text_or_a_placed_mistake(data):
 @settings(max_examples=100)
 @given(FILES)
 def test_any_tree_loads_or_says_what_is_wrong_and_keeps_secrets(tree):
-    holds(yaml.safe_dump(tree, allow_unicode=True))
+    holds(yaml.safe_dump(tree))
 
 
 @settings(max_examples=150)
 @given(shapes())
 def test_nearly_right_files_load_or_say_what_is_wrong_and_keep_secrets(tree):
-    holds(yaml.safe_dump(tree, allow_unicode=True))
+    holds(yaml.safe_dump(tree))
 
 
 GOOD = {
@@ -151,7 +151,7 @@ def test_no_misspelt_key_is_ever_ignored(tree, key, noise):
     if not isinstance(tree, dict) or key + noise in Settings.model_fields:
         return
     tree = {**tree, key + noise: "x"}
-    loaded = read(yaml.safe_dump(tree, allow_unicode=True))
+    loaded = read(yaml.safe_dump(tree))
     assert any(re.search(f"unknown key `{key}{noise}`", each.message) for each in loaded.mistakes)
 
 

@@ -191,3 +191,19 @@ def test_a_refusal_changes_no_state_and_reads_back():
     assert refusal.problem() is None
     assert Change(Kind.REFUSAL, "sub:carol", 1, subject="sub:a", policy="p", group="g").problem()
     assert Change(Kind.REFUSAL, "sub:c", 1, withdraw=True, subject="sub:a").problem()
+
+
+@pytest.mark.parametrize("action", ["approv*", "approve*", "a*"])
+def test_a_beginning_of_the_action_names_it_too(tmp_path, capfd, action):
+    config = configured(tmp_path, LEADS.replace("[approve]", f'["{action}"]'))
+    refused = ran(capfd, *ASK, "--as", token(config, roles=[]), "-c", config)
+    assert (refused.status, approvals(config)) == (1, ())
+    assert ran(capfd, *ASK, "-c", config).status == 2
+    assert ran(capfd, *ASK, "--as", token(config, roles=["lead"]), "-c", config).status == 0
+    assert len(approvals(config)) == 1
+
+
+def test_nobody_is_let_approve_under_another_spelling_of_their_own_name(tmp_path, capfd):
+    config = configured(tmp_path)
+    done = ran(capfd, *ASK, "--as", token(config, roles=["lead"], sub="Alice"), "-c", config)
+    assert (done.status, done.err.strip(), rows(config)) == (2, "nobody approves for themselves", ())
