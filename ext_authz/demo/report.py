@@ -5,8 +5,10 @@ text from outside is printed as text, never as markup. Non-goal: judging by anyt
 """
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from rich.console import Console
@@ -148,5 +150,7 @@ def commands(console: Console, world: World) -> None:
     for what, line in lines:
         console.print(Text(f"# {what}", "dim"), soft_wrap=True)
         console.print(Text(line), soft_wrap=True)
-    console.print(Text(f"# what was decided\ntail -f {shlex.quote(str(files.events))}"), soft_wrap=True)
+    ours = shlex.join([str(Path(sys.executable).with_name("ext-authz")), "audit", "tail", "-c", str(files.config)])
+    console.print(Text("# what was decided (and so for the other commands of docs/cli.md)", "dim"), soft_wrap=True)
+    console.print(Text(ours), soft_wrap=True)
     console.print("Ctrl-C ends everything.", style="bold")

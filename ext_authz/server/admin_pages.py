@@ -33,6 +33,10 @@ class AdminRequest:
         """Return a parameter of the query, "" where it is not there; of several the last one."""
         return fields_of(self.query).get(name, "")
 
+    def asks(self) -> tuple[str, ...]:
+        """Return the names of the query's parameters."""
+        return tuple(fields_of(self.query))
+
     def fields(self) -> dict[str, str]:
         """Return the fields of a form. Raises BadFormError for a body that is none."""
         return fields_of(self.body.decode("utf-8", "replace"))

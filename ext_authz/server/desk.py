@@ -20,7 +20,7 @@ from ext_authz.audit.spool import AuditUnavailable
 from ext_authz.check import Snapshot
 from ext_authz.config import Inputs
 from ext_authz.config.masked import masked
-from ext_authz.documents import DocumentError, Mark
+from ext_authz.documents import DocumentError, Mark, did_you_mean, printable
 from ext_authz.model import Reason
 from ext_authz.request import from_json
 from ext_authz.server.admin_pages import AdminReply, AdminRequest, Handler
@@ -195,6 +195,11 @@ class Desk:
         return _html(document("ext-authz", recorded_page(seen, *self._recorded(seen.event_id))))
 
     def _decisions(self, request: AdminRequest) -> AdminReply:
+        known = (*asdict(Filter()), "limit", "after")
+        odd = next((name for name in request.asks() if name not in known), None)
+        if odd is not None:
+            # A slip of the pen would otherwise be answered with everything.
+            return _problem(400, printable(f"unknown parameter `{odd[:64]}`{did_you_mean(odd[:64], known)}"))
         limit = request.asked("limit") or "100"
         reason = request.asked("reason")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= MAX_SHOWN):

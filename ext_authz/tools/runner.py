@@ -12,6 +12,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from ext_authz.check import Snapshot
 from ext_authz.model import Decision, Outcome, Reason
+from ext_authz.policy.document import Effect
 from ext_authz.policy.engine import PolicySet
 from ext_authz.policy.explain import explain
 from ext_authz.tools.cases import Case
@@ -156,10 +157,16 @@ def _why(case: Case, outcome: Outcome, snapshot: Snapshot) -> Iterator[str]:
     if query is None:
         return
     explanation = explain(snapshot.policies, query)
+    wants_allow = case.expect.decision == "allow"
+    denies = {each.id: not each.shadow for each in snapshot.policies.policies if each.effect is Effect.DENY}
     for each in explanation.trace:
-        if each.policy_id == case.expect.policy or (not each.matched and each.failed_at not in _ELSEWHERE):
+        # Where an allow was expected, a deny is of interest that did apply; otherwise what nearly did.
+        near = not each.matched and each.failed_at not in _ELSEWHERE
+        if wants_allow and each.policy_id in denies:
+            near = each.matched and denies[each.policy_id]
+        if each.policy_id == case.expect.policy or near:
             yield f"{each.policy_id}: {each.failed_at or 'matched'}: {each.detail}"
-    if case.expect.decision == "allow":
+    if wants_allow:
         yield from (f"would be allowed {each}" for each in explanation.would_allow_if[:1])
 
 

@@ -224,6 +224,21 @@ def test_a_failing_case_says_what_differed(lake, capfd):
     assert suite.find("testcase/failure") is not None
 
 
+def test_a_case_that_expected_an_allow_hears_of_denies_that_applied_and_of_no_others(lake, capfd):
+    denies = """\
+  - {id: not_here, effect: deny, resources: [{type: dataset}], conditions: [{ip_range: 203.0.113.0/24}]}
+  - {id: tried, effect: deny, mode: shadow, resources: [{type: dataset}]}
+  - {id: here, effect: deny, resources: [{type: dataset}], conditions: [{ip_range: 10.0.0.0/8}]}
+"""
+    (lake.parent / "policies.yaml").write_text("policies:\n" + denies + SEED_POLICIES.partition("policies:\n")[2])
+    done = ran(capfd, "test", "--quiet", "-c", lake)
+    assert done.status == 1
+    assert "expected allow, got deny by `here` (denied_by_policy)" in done.out
+    assert "here: matched: " in done.out
+    assert "not_here" not in done.out.partition("passed")[0]
+    assert "tried" not in done.out.partition("passed")[0]
+
+
 def test_named_paths_and_folders_are_looked_through(lake, capfd):
     more = lake.parent / "more" / "deep"
     more.mkdir(parents=True)

@@ -176,6 +176,9 @@ def test_the_latest_decisions_come_newest_first_and_filtered(serve):
     assert orjson.loads(operators.ask(f"/decisions?after={newest}").body)["decisions"] == []
     for query in ("limit=0", "limit=x", "limit=501", "reason=none"):
         assert operators.ask(f"/decisions?{query}").status == 400
+    slip = operators.ask("/decisions?decison=deny")
+    assert slip.status == 400
+    assert orjson.loads(slip.body)["error"]["message"] == "unknown parameter `decison`, did you mean `decision`?"
 
 
 def test_a_flood_of_strangers_hides_no_denial_of_somebody_known(serve, monkeypatch):
