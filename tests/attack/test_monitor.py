@@ -1,12 +1,14 @@
 """Attacks on the detectors themselves: poisoning, flooding, hiding among others, and making others look guilty."""
 
+import itertools
+
 import orjson
 
 from ext_authz.monitor.alerts import Alerts
 from ext_authz.monitor.detectors import Detectors, Params, Severity
 from ext_authz.monitor.detectors.clients import ImpossibleClientChange
 from ext_authz.monitor.detectors.credentials import CredentialParams, CredentialStuffing
-from ext_authz.monitor.detectors.extraction import ModelExtraction
+from ext_authz.monitor.detectors.extraction import ExtractionParams, ModelExtraction
 from ext_authz.monitor.detectors.times import UnusualTime
 from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 from tests.support.monitor_events import at, event, feed, working_days
@@ -168,3 +170,17 @@ def test_events_said_to_be_from_before_1970_leave_a_state_that_can_be_taken_up_a
                 detectors.observe({**made, "time": stamp}, NOW_NS)
                 detectors.observe({**made, "time": stamp, "decision": "deny", "reason": "no_policy"}, NOW_NS)
     assert Detectors(Params(), KEY).restore(orjson.loads(orjson.dumps(detectors.snapshot()))) == ()
+
+
+def test_one_subject_that_makes_up_names_of_models_wipes_out_nobody_s_past():
+    """A policy that allows any model allows any name: each is a pair to remember, and once pushed out all others."""
+    detector = ModelExtraction(ExtractionParams(max_pairs=400), KEY)
+    for day in range(10):
+        feed(detector, [event(at(day, 10) + n * 30, "sub:victim", input=f"{day}-{n}") for n in range(100)])
+    for day, number in itertools.product((10, 11), range(600)):
+        made_up = f"model/{day}-{number}"
+        feed(detector, [event(at(day, 1) + number, "sub:mallory", resource=made_up, input="x") for _ in range(17)])
+    stolen = [event(at(12, 9) + n, "sub:victim", input=f"s-{n}") for n in range(600)]
+    found = feed(detector, stolen)
+    assert [each.subject for each in found] == ["sub:victim"]
+    assert "its own days had at most" in found[0].explanation

@@ -5,22 +5,20 @@ model's traffic beyond what its users usually make. Non-goal: seeing answers. Th
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from ext_authz.monitor.detectors.baseline import Baseline, Limits, Peers, state_of, texts, whole
-from ext_authz.monitor.detectors.finding import MAX_EVIDENCE, Finding, Severity, SnapshotError
+from ext_authz.monitor.detectors.baseline import Baseline, Limits, state_of, whole
+from ext_authz.monitor.detectors.finding import Finding, Severity, SnapshotError
 from ext_authz.monitor.detectors.fold import ALLOWED, NONE, Fold, Found, kept
 from ext_authz.monitor.detectors.others import MAX_PARTS, Groups, Part, Union, part
-from ext_authz.monitor.detectors.seen import DAY, HOUR, SECOND_NS, Seen
+from ext_authz.monitor.detectors.seen import DAY, SECOND_NS, Seen
 from ext_authz.monitor.detectors.sketch import Distinct, digest, registers_of_many, several
-from ext_authz.monitor.detectors.table import Table
+from ext_authz.monitor.detectors.table import Quota, Table
+from ext_authz.monitor.detectors.uses import BATCH, MOMENT, MOMENTS, Model, Use
 
 QUERIES: Final = frozenset({"infer", "generate", "embed", "explain", "rerank", "classify"})
-_MOMENT: Final = 600
-_MOMENTS: Final = HOUR // _MOMENT
 _EACH: Final = 16
-_BATCH: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,95 +54,6 @@ class ExtractionParams:
     max_models: int = 1000
 
 
-class _Use:
-    __slots__ = (
-        "alarmed",
-        "day",
-        "day_inputs",
-        "days",
-        "evidence",
-        "gap",
-        "hour",
-        "hour_inputs",
-        "hours",
-        "last_ns",
-        "moment",
-        "moment_inputs",
-        "moments",
-        "n",
-        "square",
-    )
-
-    def __init__(self, moment: int) -> None:
-        self.moment = moment
-        self.hour = moment // _MOMENTS
-        self.day = self.hour // 24
-        self.alarmed = -1
-        self.n = 0
-        self.last_ns = 0
-        self.gap = 0.0
-        self.square = 0.0
-        self.moment_inputs = self.hour_inputs = self.day_inputs = Distinct()
-        """One and the same for as long as the moment began with the hour, the hour with the day."""
-        self.moments = Baseline(self.day)
-        self.hours = Baseline(self.day)
-        self.days = Baseline(self.day)
-        self.evidence: list[str] = []
-
-    def steady(self) -> bool:
-        """Whether the gaps between the hour's queries hardly vary, as a loop's do."""
-        if self.n < _BATCH or self.gap <= 0:
-            return False
-        mean = self.gap / self.n
-        return self.square / self.n - mean * mean < (0.5 * mean) ** 2
-
-    def pack(self) -> list[Any]:
-        inputs = [self.moment_inputs.pack(), self.hour_inputs.pack(), self.day_inputs.pack()]
-        rest = [inputs, self.moments.pack(), self.hours.pack(), self.days.pack(), self.evidence]
-        return [self.moment, self.alarmed + 1, self.n, self.last_ns, self.gap, self.square, *rest]
-
-    @classmethod
-    def unpack(cls, packed: Any) -> "_Use":  # noqa: ANN401
-        moment, alarmed, n, last_ns, gap, square, inputs, moments, hours, days, evidence = packed
-        made = cls(whole(moment))
-        made.alarmed, made.n, made.last_ns = whole(alarmed) - 1, whole(n), int(last_ns)
-        made.gap, made.square = float(gap), float(square)
-        made.moment_inputs, made.hour_inputs, made.day_inputs = map(Distinct.unpack, inputs)
-        made.moments, made.hours, made.days = map(Baseline.unpack, (moments, hours, days))
-        made.evidence = texts(evidence, MAX_EVIDENCE)
-        return made
-
-
-class _Model:
-    __slots__ = ("alarmed", "baseline", "beyond", "evidence", "first", "peers", "subjects", "union")
-
-    def __init__(self, day: int) -> None:
-        self.alarmed = -1
-        self.first = day
-        self.beyond = Distinct()
-        self.subjects = Distinct()
-        self.peers = Peers()
-        self.baseline = Baseline(day)
-        self.evidence: list[str] = []
-        self.union: Union | None = None
-
-    def pack(self) -> list[Any]:
-        rest = [self.peers.pack(), self.baseline.pack(), self.evidence]
-        together = [] if self.union is None else [self.union.baseline.pack()]
-        return [self.alarmed + 1, self.first, self.beyond.pack(), self.subjects.pack(), *rest, *together]
-
-    @classmethod
-    def unpack(cls, packed: Any) -> "_Model":  # noqa: ANN401
-        alarmed, first, beyond, subjects, peers, baseline, evidence, *together = packed
-        made = cls(whole(first))
-        made.alarmed, made.beyond = whole(alarmed) - 1, Distinct.unpack(beyond)
-        made.subjects, made.peers = Distinct.unpack(subjects), Peers.unpack(peers)
-        made.baseline, made.evidence = Baseline.unpack(baseline), texts(evidence, MAX_EVIDENCE)
-        if together:
-            made.union = Union(Baseline.unpack(together[0]))
-        return made
-
-
 class ModelExtraction(Fold):
     """Distinct inputs to a model beyond what a subject, or all together, usually send."""
 
@@ -155,8 +64,10 @@ class ModelExtraction(Fold):
         """`key` keys the hashes; secret, up to 64 bytes."""
         self.params = params or ExtractionParams()
         self._key = key
-        self._uses: Table[_Use] = Table(self.params.max_pairs)
-        self._models: Table[_Model] = Table(self.params.max_models)
+        self._uses: Table[Use] = Table(self.params.max_pairs)
+        self._models: Table[Model] = Table(self.params.max_models)
+        self._begun = Quota(max(self.params.max_pairs // 40, 1), self.params.max_pairs)
+        """Models that a subject uses for the first time: beyond so many in a day they are one to it, called `*`."""
         self._since = 0
         """The day since which counts are shared: what is usual for all hosts is not known at first."""
         self._groups: Groups = {}
@@ -166,10 +77,13 @@ class ModelExtraction(Fold):
         """Take one event in; only queries that a verified subject was allowed count."""
         if not one.subject or not one.allowed or one.action not in QUERIES:
             return NONE
+        if f"{one.subject}\n{one.resource}" not in self._uses and not self._begun.may(one.subject, one.second // DAY):
+            # Names of models that a policy allows may be the caller's own making.
+            one = replace(one, id="*", resource=f"{one.type}/*")
         hashed = digest(one.input, self._key)
-        key, about, moment = f"{one.subject}\n{one.resource}", one.resource, one.second // _MOMENT
+        key, about, moment = f"{one.subject}\n{one.resource}", one.resource, one.second // MOMENT
         use, model = self._known(key, about, moment)
-        if moment // _MOMENTS < use.hour:
+        if moment // MOMENTS < use.hour:
             return NONE
         if moment > use.moment:
             self._turn(key, use, model, moment)
@@ -181,8 +95,8 @@ class ModelExtraction(Fold):
             gap = (one.at_ns - use.last_ns) / 1e9
             use.gap, use.square = use.gap + gap, use.square + gap * gap
         use.last_ns = one.at_ns
-        inputs = (hashed,) if weight == 1 else several(hashed, min(weight, _BATCH))
-        for each in inputs if weight <= _BATCH else ():
+        inputs = (hashed,) if weight == 1 else several(hashed, min(weight, BATCH))
+        for each in inputs if weight <= BATCH else ():
             # What the moment had the hour had too, what the hour had the day.
             if (
                 use.moment_inputs.add(each)
@@ -190,7 +104,7 @@ class ModelExtraction(Fold):
                 and use.day_inputs is not use.hour_inputs
             ):
                 use.day_inputs.add(each)
-        if weight > _BATCH:
+        if weight > BATCH:
             many = registers_of_many(hashed, weight)
             for inputs_of in (use.moment_inputs, use.hour_inputs, use.day_inputs):
                 inputs_of.merge_registers(many)
@@ -202,18 +116,18 @@ class ModelExtraction(Fold):
             return [*own, *self._together(one, use, model, inputs)] or NONE
         return own
 
-    def _known(self, key: str, about: str, moment: int) -> tuple[_Use, _Model]:
+    def _known(self, key: str, about: str, moment: int) -> tuple[Use, Model]:
         model, use = self._models.get(about), self._uses.get(key)
         if model is None:
-            model = _Model(moment * _MOMENT // DAY)
+            model = Model(moment * MOMENT // DAY)
             self._models.put(about, model)
         if use is None:
-            use = _Use(moment)
+            use = Use(moment)
             self._uses.put(key, use)
         return use, model
 
-    def _turn(self, key: str, use: _Use, model: _Model, moment: int) -> None:
-        params, hour = self.params, moment // _MOMENTS
+    def _turn(self, key: str, use: Use, model: Model, moment: int) -> None:
+        params, hour = self.params, moment // MOMENTS
         day = hour // 24
         use.moments.note(use.day, len(use.moment_inputs), params.moment)
         use.moment, use.moment_inputs = moment, Distinct()
@@ -234,7 +148,7 @@ class ModelExtraction(Fold):
         use.last_ns = 0
         use.evidence.clear()
 
-    def _alone(self, one: Seen, use: _Use, model: _Model) -> Found:
+    def _alone(self, one: Seen, use: Use, model: Model) -> Found:
         if use.alarmed == use.day:
             return NONE
         params = self.params
@@ -276,7 +190,7 @@ class ModelExtraction(Fold):
             Finding(self.name, one.subject, one.ip or None, severity, said, evidence, one.at_ns, None, one.resource),
         )
 
-    def _together(self, one: Seen, use: _Use, model: _Model, inputs: Sequence[int]) -> Found:
+    def _together(self, one: Seen, use: Use, model: Model, inputs: Sequence[int]) -> Found:
         params = self.params
         if use.day > model.baseline.day:
             model.baseline.note(use.day, 0, params.together)
@@ -316,7 +230,7 @@ class ModelExtraction(Fold):
         model.baseline.note(use.day, beyond, params.together)
         return found if found or union is None else self._judge_together(one.resource, model, union, one.at_ns)
 
-    def _judge_together(self, about: str, model: _Model, union: Union, at_ns: int) -> Found:
+    def _judge_together(self, about: str, model: Model, union: Union, at_ns: int) -> Found:
         """Judge what all hosts counted of a model within the day, as the count here is judged."""
         params, day = self.params, model.baseline.day
         limit = union.judge(day, at_ns // SECOND_NS, params.together, params.together_subjects)
@@ -331,7 +245,7 @@ class ModelExtraction(Fold):
         )
         return (Finding(self.name, None, None, Severity.HIGH, said, tuple(model.evidence), at_ns, None, about),)
 
-    def _join(self, about: str, model: _Model) -> None:
+    def _join(self, about: str, model: Model) -> None:
         group = self._groups.get((self._short(about), model.baseline.day)) if self._groups else None
         if group is not None:
             model.union = model.union or Union(Baseline(model.baseline.day))
@@ -374,27 +288,29 @@ class ModelExtraction(Fold):
         for about, theirs in list(other.models()):
             ours = self._models.get(about)
             if ours is None:
-                ours = _Model(theirs.baseline.day)
+                ours = Model(theirs.baseline.day)
                 self._models.put(about, ours)
             if ours.baseline.day == theirs.baseline.day:
                 ours.beyond.merge(theirs.beyond)
                 ours.subjects.merge(theirs.subjects)
 
-    def models(self) -> Iterator[tuple[str, _Model]]:
+    def models(self) -> Iterator[tuple[str, Model]]:
         """Return what is known of each model."""
         return self._models.items()
 
     def snapshot(self) -> dict[str, Any]:
         """See Fold.snapshot."""
-        return {"uses": self._uses.pack(_Use.pack), "models": self._models.pack(_Model.pack), "since": self._since}
+        tables = {"uses": self._uses.pack(Use.pack), "models": self._models.pack(Model.pack)}
+        return {**tables, "begun": self._begun.pack(), "since": self._since}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """See Fold.restore."""
         made = ModelExtraction(self.params, self._key)
         try:
-            made._uses.unpack(state_of(state, "uses"), _Use.unpack)
-            made._models.unpack(state_of(state, "models"), _Model.unpack)
+            made._uses.unpack(state_of(state, "uses"), Use.unpack)
+            made._models.unpack(state_of(state, "models"), Model.unpack)
+            made._begun.unpack(state.get("begun", {"settled": [], "probation": []}))
             made._since = whole(state.get("since", 0))
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError("not a state of `model_extraction`") from error
-        self._uses, self._models, self._since = made._uses, made._models, made._since
+        self._uses, self._models, self._begun, self._since = made._uses, made._models, made._begun, made._since

@@ -16,7 +16,8 @@ REGISTERS: Final = 256
 """Standard error 1.04 / 16 = 6.5 %; counts below about 600 come from linear counting and err less."""
 _ALPHA: Final = 0.7213 / (1 + 1.079 / REGISTERS)
 _BITS: Final = 56
-_WORDS: Final = struct.Struct(f">{REGISTERS}I")
+_WORDS: Final = struct.Struct(f">{REGISTERS}H")
+_LOWEST_DRAW: Final = 43
 _RANKS: Final = bytes(range(_BITS + 2))
 _STEP: Final = 0x9E3779B97F4A7C15
 _MASK: Final = 2**64 - 1
@@ -56,13 +57,24 @@ def merged(sketches: Sequence[bytes]) -> "Distinct":
 def registers_of_many(hashed: int, count: int) -> bytes:
     """Return registers as if `count` things had been added, the same ones for the same hash, at one cost for any count.
 
-    Exact for a Poisson number of things: those in one register that rank above r are Poisson with count / 256 / 2**r.
+    Exact, but for the rounding of _draws, for a Poisson number of things: those in one register that rank above r are
+    Poisson with count / 256 / 2**r.
     """
-    share = math.log2(count / REGISTERS)
-    drawn = _WORDS.unpack(hashlib.shake_128(hashed.to_bytes(8)).digest(4 * REGISTERS))
-    log, log2 = math.log, math.log2
-    ranks = [math.ceil(share - log2(-log((word + 0.5) * 2.0**-32))) for word in drawn]
-    return bytes([0 if rank < 0 else min(rank, _BITS + 1) for rank in ranks])
+    drawn = _WORDS.unpack(hashlib.shake_128(hashed.to_bytes(8)).digest(2 * REGISTERS))
+    return bytes(map(_draws().__getitem__, drawn)).translate(_ranks(round(48 * math.log2(count / REGISTERS))))
+
+
+@lru_cache(maxsize=1)
+def _draws() -> bytes:
+    """Return for each 16-bit word, as a uniform number, the binary logarithm of 1 / Exp(1) in twelfths, from 0 on."""
+    return bytes([math.floor(-12 * math.log2(-math.log((word + 0.5) / 65536))) + _LOWEST_DRAW for word in range(65536)])
+
+
+@lru_cache(maxsize=1024)
+def _ranks(share: int) -> bytes:
+    """Return the rank for each of _draws, where things are 2**(share / 48) to a register."""
+    exact = [(share + 0.5) / 48 + (draw - _LOWEST_DRAW + 0.5) / 12 for draw in range(256)]
+    return bytes([min(max(math.ceil(each), 0), _BITS + 1) for each in exact])
 
 
 def several(hashed: int, count: int) -> list[int]:
@@ -113,8 +125,10 @@ class Distinct:
 
     def merge_registers(self, registers: bytes) -> None:
         """Take in a set by its registers."""
-        self._registers = bytearray(map(max, self._registers, registers))
-        self._recount()
+        both = bytearray(map(max, self._registers, registers))
+        if both != self._registers:
+            self._registers = both
+            self._recount()
 
     @property
     def registers(self) -> bytes:

@@ -85,3 +85,42 @@ class Table(Generic[V]):
             raise SnapshotError("not the state of a table") from error
         self._settled = OrderedDict(settled)
         self._probation = OrderedDict((key, value) for key, value in probation.items() if key not in settled)
+
+
+class Quota:
+    """How many keys of a table each owner may begin in a day, so that one who makes up names fills nobody's room."""
+
+    __slots__ = ("_begun", "_most")
+
+    def __init__(self, most: int, capacity: int) -> None:
+        self._most = most
+        self._begun: Table[list[int]] = Table(capacity)
+        """By owner the day, and how many it began."""
+
+    def may(self, owner: str, day: int) -> bool:
+        """Whether the owner may begin another key on that day; takes it for begun."""
+        known = self._begun.get(owner)
+        if known is None:
+            known = [day, 0]
+            self._begun.put(owner, known)
+        if day > known[0]:
+            known[:] = [day, 0]
+        if known[1] >= self._most:
+            return False
+        known[1] += 1
+        if known[1] == self._most:
+            self._begun.settle(owner)
+        return True
+
+    def pack(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return self._begun.pack(list)
+
+    def unpack(self, packed: Any) -> None:  # noqa: ANN401  plain data from outside
+        """Become what `pack` wrote; raises SnapshotError."""
+        self._begun.unpack(packed, _day_and_number)
+
+
+def _day_and_number(packed: Any) -> list[int]:  # noqa: ANN401
+    day, number = map(int, packed)
+    return [day, number]

@@ -14,7 +14,9 @@ from ext_authz.monitor.detectors.credentials import CredentialStuffing
 from ext_authz.monitor.detectors.denials import Enumeration, PrivilegeProbing
 from ext_authz.monitor.detectors.extraction import ModelExtraction
 from ext_authz.monitor.detectors.seen import event_ns, network, seen
+from ext_authz.monitor.detectors.sketch import Distinct, registers_of_many
 from ext_authz.monitor.detectors.subjects import DormantIdentity, NewPair
+from ext_authz.monitor.detectors.table import Quota
 from ext_authz.monitor.detectors.times import UnusualTime
 from ext_authz.monitor.detectors.volume import UnusualVolume
 from tests.support.monitor_events import at, event, feed, working_days
@@ -353,3 +355,29 @@ def test_networks():
     assert network("::ffff:10.1.2.3", 32, 64) == "10.1.2.3"
     assert network("2001:db8::1", 32, 64) == "2001:db8::/64"
     assert network("unix", 32, 64) == ""
+
+
+@pytest.mark.parametrize("count", [65, 256, 1000, 10_000, 1_000_000])
+def test_a_batch_of_any_size_adds_about_as_many_inputs_as_it_has_and_itself_only_once(count):
+    chance = random.Random(count)
+    sizes = [len(Distinct(registers_of_many(chance.getrandbits(64), count))) for _ in range(300)]
+    assert abs(sum(sizes) / len(sizes) - count) < 0.06 * count
+    both, first, second = Distinct(), chance.getrandbits(64), chance.getrandbits(64)
+    both.merge_registers(registers_of_many(first, count))
+    alone = both.registers
+    both.merge_registers(registers_of_many(first, count))
+    assert both.registers == alone
+    both.merge_registers(registers_of_many(second, count))
+    assert 1.4 * count < len(both) < 2.8 * count
+    assert both.registers == Distinct(both.registers).registers
+
+
+def test_names_beyond_an_owner_s_quota_are_refused_it_for_that_day_alone():
+    quota = Quota(2, 10)
+    assert [quota.may("a", 5) for _ in range(3)] == [True, True, False]
+    assert quota.may("b", 5)
+    again = Quota(2, 10)
+    again.unpack(orjson.loads(orjson.dumps(quota.pack())))
+    assert not again.may("a", 5)
+    assert not again.may("a", 4), "an older day begins nothing anew"
+    assert again.may("a", 6)
