@@ -180,8 +180,15 @@ class Text(str):
 Path = tuple[str | int, ...]
 
 
-def load(text: str, file: str) -> Node | None:
-    """Parse one YAML document; None when it is empty.
+@dataclass(slots=True)
+class Budget:
+    """How many nodes files that are held together may have together: some 230 bytes of memory each."""
+
+    spent: int = 0
+
+
+def load(text: str, file: str, budget: Budget | None = None) -> Node | None:
+    """Parse one YAML document; None when it is empty. `budget` is shared by several files, else it is this one's.
 
     Raises DocumentError with every duplicate key, tag, merge key or alias bomb
     found, or with the first syntax error.
@@ -191,7 +198,7 @@ def load(text: str, file: str) -> Node | None:
         raise DocumentError([Diagnostic(Mark(file, 1, 1), f"larger than {MAX_DOCUMENT_BYTES} bytes")])
     if misleading := _misleading(text, file):
         raise DocumentError(misleading, texts)
-    builder = _Builder(file)
+    builder = _Builder(file, budget or Budget())
     try:
         node = builder.build(text)
     except yaml.MarkedYAMLError as error:
@@ -241,8 +248,9 @@ def _hint(text: str, at: yaml.Mark | None) -> str:
 class _Builder:
     """Builds nodes from libyaml's events; aliases are expanded within a budget."""
 
-    def __init__(self, file: str) -> None:
+    def __init__(self, file: str, budget: Budget) -> None:
         self.file = file
+        self.budget = budget
         self.mistakes: list[Diagnostic] = []
         self.anchors: dict[str, tuple[Node, int, int]] = {}
         self.count = 0
@@ -273,7 +281,8 @@ class _Builder:
 
     def _spend(self, event: Event, nodes: int, depth: int) -> None:
         self.count += nodes
-        if self.count > MAX_NODES:
+        self.budget.spent += nodes
+        if self.budget.spent > MAX_NODES:
             raise yaml.MarkedYAMLError(problem=f"more than {MAX_NODES} nodes", problem_mark=event.start_mark)
         if depth > MAX_DEPTH:
             raise yaml.MarkedYAMLError(problem=f"nested deeper than {MAX_DEPTH}", problem_mark=event.start_mark)

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Final
 from zoneinfo import ZoneInfo, available_timezones
 
-from ext_authz.documents import Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, nearest
+from ext_authz.documents import Budget, Diagnostic, MappingNode, Mark, Node, Scalar, Sequence, nearest
 from ext_authz.policy.windows import DAYS, MINUTES_PER_DAY, Window
 
 MAX_TEXT: Final = 1024
@@ -44,6 +44,7 @@ class Reader:
 
     def __init__(self) -> None:
         self.mistakes: list[Diagnostic] = []
+        self.budget = Budget()
 
     def mistake(self, at: Node | Mark, message: str) -> None:
         """Report a mistake at a node or mark."""

@@ -72,7 +72,7 @@ def load_policies(texts: Mapping[str, str]) -> PolicyDocument:
 
 def _root(reader: Reader, text: str, file: str) -> MappingNode | None:
     try:
-        node = load(text, file)
+        node = load(text, file, reader.budget)
     except DocumentError as error:
         reader.mistakes.extend(error.diagnostics)
         return None

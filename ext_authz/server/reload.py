@@ -4,6 +4,7 @@ Law: nothing leaves here that did not compile whole; what changes while files ar
 being read is read again. Non-goal: deciding when (control.py) and sending (link.py).
 """
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,7 +67,8 @@ class Reloader:
         except BundleError as error:
             return Reloaded(self.inputs.revision, (str(error),), problem=error.problem)
         except DocumentError as error:
-            self._look_for_another_bundle()
+            with contextlib.suppress(Exception):  # what is to be told is the mistakes
+                self._look_for_another_bundle()
             # Without the source lines: these texts go into log and trail, and a line may hold a key by mistake.
             problem = None if archive is None else Problem.DOES_NOT_LOAD
             return Reloaded(self.inputs.revision, tuple(each.render() for each in error.diagnostics), problem=problem)

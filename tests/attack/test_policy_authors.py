@@ -161,3 +161,11 @@ def test_nobody_approves_for_another_spelling_of_their_own_name():
     asked = ask(subject("sub:alice@ml.example"), approvals=own)
     assert compiled(one).decide(asked).reason is Reason.CONDITIONS_NOT_MET
     assert compiled(one).decide(ask(approvals=own)).reason is Reason.ALLOWED
+
+
+def test_many_files_have_no_more_nodes_together_than_one(monkeypatch):
+    monkeypatch.setattr(documents, "MAX_NODES", 100)
+    one = f"policies: [{{id: %s, effect: deny, actions: [{', '.join(['a'] * 30)}]}}]\n"
+    assert load_policies({"1.yaml": one % "a", "2.yaml": one % "b"}).policies
+    with pytest.raises(DocumentError, match=r"3.yaml:.*more than 100 nodes"):
+        load_policies({f"{n}.yaml": one % f"p{n}" for n in range(1, 4)})

@@ -106,10 +106,15 @@ def test_no_attack_on_the_way_changes_a_decision_and_each_is_told_once_by_its_na
     server.mode = "500"
     wait_until(lambda: counted(sidecar, "unreachable") >= 1, what="an outage")
     assert allowed(sidecar)
+    # What no program can follow must not end the asking: an urgent deny would never come.
+    server.mode, server.location = "redirect", "//[::1"
+    asked = counted(sidecar, "unreachable")
+    wait_until(lambda: counted(sidecar, "unreachable") >= asked + 2, what="a redirect to nowhere")
+    assert allowed(sidecar)
     server.mode, server.archive = "good", fresh(NONE, RESOURCES, revision=6)
     wait_until(lambda: not allowed(sidecar), what="the next good bundle")
     told = [each["diagnostics"][0].partition(":")[0] for each in bundle_events(sidecar) if each["result"] == "failed"]
-    assert told == [*ATTACKS, "unreachable"]
+    assert told == [*ATTACKS, "unreachable", "unreachable"]
     assert all(each["details"]["bundle_revision"] == 5 for each in bundle_events(sidecar)[: len(told)])
     assert 'ext_authz_bundle_revision{bundle="ml-prod"} 6' in metrics(sidecar)
 

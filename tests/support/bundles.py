@@ -87,6 +87,7 @@ class BundleServer:
         self.archive = archive
         self.mode = "good"
         self.token = ""
+        self.location = "https://elsewhere.example/bundle.tar.gz"
         self.statuses: list[int] = []
         owner = self
 
@@ -101,7 +102,7 @@ class BundleServer:
                 if etag:
                     self.send_header("etag", etag)
                 if status == 302:
-                    self.send_header("location", "https://elsewhere.example/bundle.tar.gz")
+                    self.send_header("location", owner.location)
                 self.send_header("content-length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
