@@ -148,8 +148,12 @@ def test_a_quarantine_is_recorded_and_lifted_with_the_forms(sidecar, browse):
     browser.loads(lambda: browser.run("document.querySelector('#quarantines-live button').click()"))
     browser.wait("document.getElementById('quarantines-live').textContent.includes('Nobody')")
     wait_until(lambda: sidecar.check(load, sidecar.socket).reason != "quarantined", what="its end")
-    changes = [each["record"]["by"] for each in sidecar.events() if each["schema"] == "ext_authz.state/1"]
-    assert changes == ["admin", "admin"]
+
+    def changes():
+        return [each["record"]["by"] for each in sidecar.events() if each["schema"] == "ext_authz.state/1"]
+
+    wait_until(lambda: len(changes()) >= 2, what="both changes in the trail")
+    assert changes() == ["admin", "admin"]
     assert browser.complaints == []
 
 

@@ -24,12 +24,18 @@ PACKAGES = {
     "nats-server": ("nats-server",),
     "promtool": ("prometheus",),
     "prometheus": ("prometheus",),
-    "chromium": ("chromium", "chromium-common", DEPENDENCIES),
+    "chromium": ("chromium", "chromium-common", "fonts-dejavu-core", DEPENDENCIES),
     "softhsm2-util": ("softhsm2", "libsofthsm2", "softhsm2-common"),
     "strace": ("strace", "libunwind8"),
     "rsyslogd": ("rsyslog", "rsyslog-openssl", "libestr0", "libfastjson4", "liblognorm5"),
 }  # fmt: skip
 """What to fetch for a program that is not installed."""
+FONTS = """\
+<?xml version="1.0"?>
+<!DOCTYPE fontconfig SYSTEM "fonts.dtd">
+<fontconfig><dir>/usr/share/fonts</dir><dir>{home}/usr/share/fonts</dir><cachedir>{home}/var/fonts</cachedir></fontconfig>
+"""
+"""Fontconfig looks for its own by absolute paths; without any font, Chromium lays out no text and takes no keys."""
 
 
 class AbsentError(Exception):
@@ -59,7 +65,9 @@ def find(name: str) -> Program:
     places = [each for base in ("usr/lib", "lib") for each in (HOME / base).glob("*-linux-*")]
     places += [each / "pulseaudio" for each in places]  # found by an absolute path where it is installed
     libraries = ":".join(map(str, places))
-    return Program(str(path), {**os.environ, "LD_LIBRARY_PATH": libraries}, HOME)
+    fonts = HOME / "fonts.conf"
+    fonts.write_text(FONTS.format(home=HOME))
+    return Program(str(path), {**os.environ, "LD_LIBRARY_PATH": libraries, "FONTCONFIG_FILE": str(fonts)}, HOME)
 
 
 def _whole(packages: tuple[str, ...]) -> tuple[str, ...]:
