@@ -160,6 +160,22 @@ def test_a_flood_of_alerts_that_strangers_raise_hides_none_that_is_graver():
     assert again.snapshot() == alerts.snapshot()
 
 
+def test_an_account_of_one_s_own_in_many_places_does_not_hide_the_one_that_was_found():
+    detector, alerts = CredentialStuffing(key=KEY), Alerts()
+    begin, told = at(0, 9), []
+    for source in range(40):
+        ip = f"203.0.113.{source}"
+        sent = [event(begin + n, None, claimed=f"user-{source}-{n}", ip=ip) for n in range(12)]
+        found = feed(detector, [*sent, event(begin + 30, "sub:mallory", ip=ip)])
+        told += [each for one in found for each in alerts.take(one, {}) if each.severity is Severity.CRITICAL]
+    assert len(told) == 1
+    again = feed(detector, [event(begin + 40, None, claimed="user-7-99", ip="203.0.113.7")])
+    (found,) = feed(detector, [event(begin + 60, "sub:user-7-3", ip="203.0.113.7")])
+    assert again == []
+    assert [(each.severity, each.firing) for each in alerts.take(found, {})] == [(Severity.CRITICAL, True)]
+    assert "sub:user-7-3" in found.explanation
+
+
 def test_events_said_to_be_from_before_1970_leave_a_state_that_can_be_taken_up_again():
     """A compromised sidecar's word to the central monitor, which is to lose nothing at its next restart by it."""
     detectors = Detectors(Params(), KEY)

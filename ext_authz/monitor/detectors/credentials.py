@@ -135,6 +135,8 @@ class CredentialStuffing(Fold):
         self._sources: Table[_Source] = Table(self.params.max_sources)
         self._names: Table[_Source] = Table(self.params.max_names)
         self._homes: Table[int] = Table(self.params.max_homes)
+        self._found: Table[int] = Table(self.params.max_names)
+        """Who was accepted where guessing went on, and when that was told."""
         self._hour = _Spread(HOUR)
         self._day = _Spread(DAY)
         self._groups: Groups = {}
@@ -169,6 +171,11 @@ class CredentialStuffing(Fold):
         if not known.names.since(one.second - DAY):
             return NONE
         known.names.forget(one.second + 1)
+        # One name is one piece of news, wherever it goes on: an account of one's own hides no other that was found.
+        told = self._found.get(one.subject)
+        if told is not None and one.second - told < self.params.quiet:
+            return NONE
+        self._found.put(one.subject, one.second)
         said = (
             f"{source} was accepted as `{one.subject}` after {known.count} credentials from there did not hold;"
             " it was never seen there before"
@@ -357,6 +364,7 @@ class CredentialStuffing(Fold):
             "sources": self._sources.pack(_Source.pack),
             "names": self._names.pack(_Source.pack),
             "homes": self._homes.pack(int),
+            "found": self._found.pack(int),
             "hour": self._hour.pack(),
             "day": self._day.pack(),
         }
@@ -369,6 +377,7 @@ class CredentialStuffing(Fold):
             made._sources.unpack(state_of(state, "sources"), _Source.unpack)
             made._names.unpack(state_of(state, "names"), _Source.unpack)
             made._homes.unpack(state_of(state, "homes"), whole)
+            made._found.unpack(state.get("found", {"settled": [], "probation": []}), whole)
             made._hour = _Spread.unpack(HOUR, state["hour"])
             made._day = _Spread.unpack(DAY, state["day"])
         except (KeyError, TypeError, ValueError) as error:
