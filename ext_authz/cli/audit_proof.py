@@ -142,6 +142,8 @@ def _show_log(log: "LogReport", *, content: bool) -> None:
     for gap in log.gaps:
         dropped = counted(gap["count"], "event was", "events were")
         say(printable(f"  gap on record: {dropped} dropped between {gap['since']} and {gap['until']}"))
+    for name in log.shredded:
+        say(printable(f"  {name}: its key is deleted, nobody can read it any more"))
     if log.removed:
         say(f"  {counted(log.removed, 'segment')} before these {'was' if log.removed == 1 else 'were'} removed")
     for note in log.notes:

@@ -82,7 +82,9 @@ def _segments(values: Sequence[float | None], top: float) -> list[str]:
 
 
 def _round_up(value: float) -> float:
-    """Return the next of 1, 2, 5, 10, … at or above a value."""
+    """Return the next of 1, 2, 5, 10, … at or above a value; 1 where nothing happened."""
+    if value <= 0:
+        return 1.0
     scale = 1e-6
     while scale * 10 < value:
         scale *= 10

@@ -95,7 +95,7 @@ def _now(facts: Overview) -> Markup:
         ("alerts open", str(firing)),
         ("quarantines", str(len(facts.quarantines))),
     ]
-    span = f"{len(facts.points) * EVERY_SECONDS / 60:.1f} min ago"
+    span = f"{len(facts.points) * EVERY_SECONDS / 60:.3g} min ago"
     points = facts.points
     rates = [
         Line("allowed", "good", [each.allowed for each in points]),

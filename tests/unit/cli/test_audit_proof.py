@@ -144,6 +144,10 @@ def test_shredding_is_on_record_and_leaves_the_trail_proven(config, trail, capfd
     plain = json.loads(ran(capfd, "audit", "verify", "--json", "-c", config).out)
     assert (plain["status"], plain["problems"]) == (0, [])
     assert [log["shredded"] for log in plain["logs"] if log["shredded"]] == [[path.name]]
+    assert (
+        f"  {path.name}: its key is deleted, nobody can read it any more\n"
+        in ran(capfd, "audit", "verify", "-c", config).out
+    )
     told = [line for line in ran(capfd, "audit", "cat", "-c", config).out.splitlines() if "segment_shredded" in line]
     assert len(told) == 1
     assert "by=os:" in told[0]

@@ -16,7 +16,7 @@ from wire_requests import check_request
 
 from ext_authz.audit.event import ALERT
 from ext_authz.server import feed, sessions
-from ext_authz.server.page import layout
+from ext_authz.server.page import charts, layout
 from ext_authz.server.page.facts import LastReload
 from ext_authz.server.sessions import Sessions
 from ext_authz.state.opening import open_store
@@ -484,6 +484,15 @@ def test_sessions_are_bounded():
     for _ in range(sessions.MAX_SESSIONS * 2):
         assert made.login(TOKEN)
     assert len(made._sessions) == sessions.MAX_SESSIONS
+
+
+@pytest.mark.parametrize(
+    ("values", "axis"),
+    [([0.0, 0.0], "1/s"), ([None, None], "1/s"), ([], "1/s"), ([0.003, 0.0], "0.005/s"), ([1700.0], "2,000/s")],
+)
+def test_a_chart_has_an_axis_that_people_read_also_where_nothing_happened(values, axis):
+    drawn = str(charts.chart("Checks", [charts.Line("allowed", "a", values)], unit="/s", span="1 min ago"))
+    assert f">{axis}</text>" in drawn
 
 
 def test_a_chart_s_elements_do_not_nest(serve):

@@ -13,6 +13,7 @@ import orjson
 import pytest
 from audit_events import EVENTS, HOSTILE, LOG, item, poisoned
 from http_receiver import Reply, server_context
+from sidecar_process import wait_until
 from sink_servers import (
     ElasticsearchRig,
     HttpRig,
@@ -365,6 +366,8 @@ def test_syslog_counts_octets_says_goodbye_and_sends_its_window_again(tmp_path: 
     hostile = item(poisoned(EVENTS["deny"]) | {"event_id": f"{LOG}:6", "seq": 6, "time": "2026 <0>\n"})
     sink.deliver([*ITEMS, hostile])
     listener.done.clear()
+    # The client's side of the handshake may end, and its bytes leave, before the listener is back from accept.
+    wait_until(lambda: listener.connections and hostile.line[1:] in bytes(listener.connections[0]))
     current = listener.current
     assert current is not None
     current.shutdown(socket.SHUT_RDWR)
