@@ -167,7 +167,7 @@ def _stamp(patterns: Iterable[str]) -> tuple[tuple[str, int, int], ...]:
 
 def _show_case(result: "CaseResult") -> None:
     mark = result.case.mark
-    say(f"{'ok  ' if result.passed else 'FAIL'} {printable(result.case.name)}  ({mark.file}:{mark.line})")
+    say(f"{'ok  ' if result.passed else 'FAIL'} {printable(result.case.name)}  ({printable(mark.file)}:{mark.line})")
     for failure in result.failures:
         say(f"     {printable(failure)}")
     for line in result.why:
