@@ -235,7 +235,9 @@ class Alerts:
     def _make_room(self, at_ns: int) -> list[Alert]:
         if len(self._open) < self.params.max_open:
             return []
-        return self._end(next(iter(self._open)), at_ns)
+        # What was never told needs no end: an alert that people watch is not resolved for a flood of others.
+        silent = (key for key, each in self._open.items() if each.silent)
+        return self._end(next(silent, None) or next(iter(self._open)), at_ns)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is remembered, as JSON data."""

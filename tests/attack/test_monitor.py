@@ -4,11 +4,12 @@ import itertools
 
 import orjson
 
-from ext_authz.monitor.alerts import Alerts
+from ext_authz.monitor.alerts import AlertParams, Alerts
 from ext_authz.monitor.detectors import Detectors, Params, Severity
 from ext_authz.monitor.detectors.clients import ImpossibleClientChange
 from ext_authz.monitor.detectors.credentials import CredentialParams, CredentialStuffing
 from ext_authz.monitor.detectors.extraction import ExtractionParams, ModelExtraction
+from ext_authz.monitor.detectors.finding import Finding
 from ext_authz.monitor.detectors.times import UnusualTime
 from ext_authz.monitor.detectors.volume import UnusualVolume, VolumeParams
 from tests.support.monitor_events import at, event, feed, working_days
@@ -158,6 +159,19 @@ def test_a_flood_of_alerts_that_strangers_raise_hides_none_that_is_graver():
     again = Alerts()
     again.restore(orjson.loads(orjson.dumps(alerts.snapshot())))
     assert again.snapshot() == alerts.snapshot()
+
+
+def test_a_flood_of_alerts_resolves_none_that_goes_on():
+    alerts = Alerts(AlertParams(per_hour=5, max_open=50))
+
+    def take(source, severity):
+        found = Finding("credential_stuffing", None, source, severity, "x", ("w:1",), NOW_NS)
+        return [(each.source, each.firing) for each in alerts.take(found, {})]
+
+    assert take("victim's", Severity.CRITICAL) == [("victim's", True)]
+    told = [each for number in range(500) for each in take(f"flood-{number}", Severity.HIGH)]
+    assert told == [(f"flood-{number}", True) for number in range(5)]
+    assert len(alerts) == 50
 
 
 def test_an_account_of_one_s_own_in_many_places_does_not_hide_the_one_that_was_found():
