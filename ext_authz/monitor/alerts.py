@@ -236,8 +236,8 @@ class Alerts:
         if len(self._open) < self.params.max_open:
             return []
         # What was never told needs no end: an alert that people watch is not resolved for a flood of others.
-        silent = (key for key, each in self._open.items() if each.silent)
-        return self._end(next(silent, None) or next(iter(self._open)), at_ns)
+        silent = next((key for key, each in self._open.items() if each.silent), None)
+        return self._end(next(iter(self._open)) if silent is None else silent, at_ns)
 
     def snapshot(self) -> dict[str, Any]:
         """Return all that is remembered, as JSON data."""

@@ -25,6 +25,8 @@ LASTS_SECONDS: Final = 180
 """A host that was not heard for so long counts no more."""
 MOST_HOSTS: Final = 100
 MAX_PLAIN: Final = 256 * 1024
+MAX_VALUES: Final = 2000
+"""Values in a row; parsed, many small ones take tens of times the room of their text."""
 _SECOND: Final = 1_000_000_000
 
 
@@ -121,7 +123,8 @@ class Exchange:
             self._close()
         now_ns = self._clock_ns()
         lasts = LASTS_SECONDS * _SECOND
-        self._known = {host: each for host, each in self._known.items() if abs(now_ns - each[0]) <= lasts}
+        fresh = [each for each in self._known.items() if abs(now_ns - each[1][0]) <= lasts]
+        self._known = dict(sorted(fresh, key=_when, reverse=True)[:MOST_HOSTS])
         self._heard = {host: told for host, (_, told) in self._known.items()}
 
     def _tell(self, shelf: Shelf) -> None:
@@ -167,10 +170,14 @@ class Exchange:
                 self.last_error = str(error)
 
 
+def _when(known: tuple[str, tuple[int, Mapping[str, Any]]]) -> int:
+    return known[1][0]
+
+
 def _plain(payload: bytes) -> Mapping[str, Any] | None:
-    unpacked = zlib.decompressobj()
     try:
-        plain = orjson.loads(unpacked.decompress(payload, MAX_PLAIN))
+        text = zlib.decompressobj().decompress(payload, MAX_PLAIN)
+        plain = orjson.loads(text) if sum(map(text.count, (b",", b"[", b"{"))) <= MAX_VALUES else None
     except (zlib.error, ValueError):
         return None
     return plain if isinstance(plain, dict) else None

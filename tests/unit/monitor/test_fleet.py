@@ -8,7 +8,7 @@ from shelves import MemoryShelf
 
 from ext_authz.monitor.detectors import Detectors, Params
 from ext_authz.monitor.detectors.others import GRACE, MAX_PARTS
-from ext_authz.monitor.fleet import LASTS_SECONDS, RENEW_SECONDS, Exchange
+from ext_authz.monitor.fleet import LASTS_SECONDS, MOST_HOSTS, RENEW_SECONDS, Exchange
 from ext_authz.monitor.risk import SECOND, Response, RiskBook
 from ext_authz.server.watching import input_key
 from ext_authz.state.opening import fleet_key, open_shelf
@@ -304,3 +304,29 @@ def test_an_old_row_put_back_and_one_that_unpacks_to_very_much_are_not_heard(wor
     shelf.rows["f" * 32] = (1e9, clock.ns + 10 * LASTS_SECONDS * SECOND, zlib.compress(b'{"n": 3}'))
     two.look()
     assert set(two.heard()) == {one.me}, "of a time that is not now"
+
+
+def test_many_hosts_that_are_none_fill_no_memory(world):
+    """Whoever has the secret can name a hundred new ones at every look, each with a row of very many small values."""
+    shelf, clock = world
+    one = Exchange(lambda: shelf, clock_ns=clock)
+    for turn in range(5):
+        clock.ns += SECOND
+        for number in range(MOST_HOSTS):
+            shelf.give(f"{turn * MOST_HOSTS + number:032x}", clock.ns, zlib.compress(b'{"version": 1}'), 1000)
+        one.look()
+    assert len(one.heard()) == len(one._known) == MOST_HOSTS
+    for row in (b'{"version": 1, "x": [' + b"[]," * 80_000 + b"1]}", b'{"x": [' + b"{}," * 80_000 + b"1]}"):
+        shelf.give("f" * 32, clock.ns + 1, zlib.compress(row), 1000)
+        one.look()
+        assert "f" * 32 not in one.heard()
+
+
+def test_what_a_host_tells_at_most_is_heard(world):
+    shelf, clock = world
+    teller, hearer = (Exchange(lambda: shelf, clock_ns=clock) for _ in range(2))
+    full = [[f"{number:032x}", 20_000, False, "00" * 256, "39" * 256] for number in range(MAX_PARTS)]
+    teller.offer({"version": 1, "model_extraction": full, "credential_stuffing": full[:2]})
+    teller.look()
+    hearer.look()
+    assert len(hearer.heard()[teller.me]["model_extraction"]) == MAX_PARTS
