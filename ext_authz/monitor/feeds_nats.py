@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 from ext_authz.audit.sinks import Hold
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.nats import client_for
 from ext_authz.audit.sinks.tls import client_context
 from ext_authz.monitor.feeds_streams import WAIT_SECONDS, event_of
@@ -250,7 +251,7 @@ class NatsFeed:
         if isinstance(error, errors.NoServersError):
             return f"no connection to {self._server}"
         code = getattr(error, "err_code", None)
-        return f"error {code}" if code else type(error).__name__
+        return f"error {code}" if code else failure(error)
 
 
 def _parts(url: str) -> tuple[str, str, str]:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from ext_authz.audit.sinks import Encode, Hold, Item, Refused, Retry
 from ext_authz.audit.sinks.extras import needs
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.tls import client_context
 
 _TOO_LARGE: Final = frozenset({10054})
@@ -129,7 +130,7 @@ class NatsSink:
             return Hold(f"error {code}")
         if "certificate_verify_failed" in said or "certificate verify failed" in said:
             return Hold("its certificate is not trusted")
-        return Retry(f"error {code}" if code else type(error).__name__)
+        return Retry(f"error {code}" if code else failure(error))
 
 
 def client_for(client: Any, *, secure: bool) -> Any:  # noqa: ANN401  the library's

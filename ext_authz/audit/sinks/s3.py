@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from ext_authz.audit.sinks import Encode, Hold, Item, Refused, Retry
 from ext_authz.audit.sinks.extras import needs
+from ext_authz.audit.sinks.failures import failure
 from ext_authz.audit.sinks.places import place
 
 _HOLD: Final = frozenset({301, 400, 401, 403, 404, 405})
@@ -68,14 +69,14 @@ class S3Sink:
         except errors.ClientError as error:
             raise self._judged(error) from None
         except (errors.NoCredentialsError, errors.NoRegionError, errors.PartialCredentialsError) as error:
-            raise Hold(type(error).__name__) from None
+            raise Hold(failure(error)) from None
         except errors.SSLError as error:
             self.close()
             trusted = "CERTIFICATE_VERIFY_FAILED" not in str(error)
             raise (Retry("TLS failed") if trusted else Hold("its certificate is not trusted")) from None
         except errors.BotoCoreError as error:
             self.close()
-            raise Retry(type(error).__name__) from None
+            raise Retry(failure(error)) from None
         return ()
 
     def close(self) -> None:
