@@ -45,6 +45,19 @@ def load():
     return check_request("POST", "/v2/repository/models/m/load", principal=DEPLOYER, headers=headers, body=b"{}")
 
 
+def test_no_process_leaves_a_core_file_whatever_it_was_started_under(tmp_path):
+    prefix = ["sh", "-c", 'ulimit -S -c "$(ulimit -H -c)"; exec "$@"', "sh"]
+    sidecar = Sidecar(configure(tmp_path), prefix=prefix)
+    try:
+        sidecar.ready()
+        for pid in (sidecar.process.pid, *sidecar.children("ext_authz.server")):
+            with open(f"/proc/{pid}/limits") as file:
+                limit = next(line.split() for line in file if line.startswith("Max core file size"))
+            assert limit[4:6] == ["0", "0"]
+    finally:
+        sidecar.kill()
+
+
 def address(folder, worker=0):
     return f"unix:{folder}/{worker}.sock"
 
