@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
+from ext_authz.audit.cursor import Cursor
 from ext_authz.audit.reader import SegmentReader, read_bytes
 from ext_authz.audit.sealing import Opener, OpenKey, ShreddedError
 from ext_authz.audit.segment import HEADER_BYTES, Kind, Record, frames, resume, torn
@@ -36,6 +37,12 @@ class Tally:
 
     offset: int = 0
     lines: int = 0
+
+
+def passed(directory: Path, sink: str, segment: Segment) -> bool:
+    """Whether a sink's durable cursor stands behind all that is in a segment that has ended. Raises OSError."""
+    at = Cursor(directory, sink).positions.get(segment.name)
+    return at is not None and _count(segment.path, at.offset).lines == 0
 
 
 class Source(Protocol):

@@ -4,8 +4,11 @@ Law: the event is on the disk before a key is gone, so that `verify` can tell it
 written, or that a sink may still lack, is not touched unasked. Non-goal: the segments themselves, which stay.
 """
 
+# ruff: noqa: FBT002  a command's parameters are its options
+
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
@@ -25,11 +28,12 @@ WRITER: Final = "operator"
 def shred(
     paths: Annotated[list[Path], typer.Argument(metavar="SEGMENT…", help="Segments (`.seg`) of the configured trail.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it goes on record.")],
+    undelivered: Annotated[bool, typer.Option("--undelivered", help="Also what a sink has not got yet.")] = False,
     config: ConfigOption = DEFAULT_CONFIG,
 ) -> None:
     """Make segments unreadable for ever by deleting their keys; the trail says who did it, when and why.
 
-    Their hashes stay, so that everything else is still proven. Sinks that have not delivered them never will.
+    Their hashes stay, so that everything else is still proven. What a sink has not got yet is refused: it never would.
 
     Example: `ext-authz audit shred run/audit/worker-0-20260101T000000Z-0123456789abcdef.000003.seg --reason "GDPR 17"`
     """
@@ -39,11 +43,13 @@ def shred(
     from ext_authz.cli.changes import operator
     from ext_authz.config import load
     from ext_authz.envelope.errors import KeyUnavailableError
+    from ext_authz.envelope.files import sync_directory
 
     loaded = load(config, os.environ, frozenset({"run_dir", "audit"}))
     assert loaded.settings is not None  # noqa: S101  load raises otherwise
     folder = loaded.settings.run_dir / "audit"
-    chosen = [_segment(path, folder) for path in paths]
+    sinks = [] if undelivered else [each.label for each in loaded.settings.audit.sinks]
+    chosen = [_segment(path, folder, sinks) for path in paths]
     keys = TrailKeys(loaded.settings.audit, loaded.base, loaded.settings.run_dir, os.environ)
     try:
         spool = Spool.create(folder, WRITER, keys=keys.open(), signer=keys.signer())
@@ -53,10 +59,11 @@ def shred(
         record_start(spool, WRITER, keys.open)
         for segment in chosen:
             _record(spool, segment, {"by": operator(), "reason": reason, **_header(segment, keys.open)})
-        if not spool.sync():
+        if not spool.certify():
             raise AuditUnavailable(f"{folder}: the disk failed")  # noqa: TRY301  one way to say that nothing was done
         for segment in chosen:
             segment.key.unlink(missing_ok=True)
+            sync_directory(folder)
             complain(f"{segment.name}: its key is deleted")
     except AuditUnavailable as error:
         raise CommandError(f"nothing was shredded: {printable(str(error))}") from None
@@ -64,8 +71,9 @@ def shred(
         spool.close()
 
 
-def _segment(path: Path, folder: Path) -> "Segment":
+def _segment(path: Path, folder: Path, sinks: Sequence[str]) -> "Segment":
     from ext_authz.audit.open_segment import being_written
+    from ext_authz.audit.source import passed
     from ext_authz.audit.trail import segment_of
 
     found = segment_of(path)
@@ -75,6 +83,11 @@ def _segment(path: Path, folder: Path) -> "Segment":
         raise CommandError(f"`{found.name}` has no key any more")
     if being_written(path):
         raise CommandError(f"`{found.name}` is being written")
+    lacking = ", ".join(f"`{printable(sink)}`" for sink in sinks if not passed(folder, sink, found))
+    if lacking:
+        raise CommandError(
+            f"`{found.name}` is not with {lacking} yet, and never would be (`--undelivered` does it all the same)"
+        )
     return found
 
 

@@ -1,6 +1,8 @@
 """audit verify, prove, verify-proof, public-key: exit status and words."""
 
 import json
+import os
+import shutil
 
 import pytest
 from altered import add, files, flip
@@ -8,6 +10,8 @@ from command_line import ran
 from projects import project
 
 from ext_authz.audit.boot import record_start
+from ext_authz.audit.cursor import Cursor
+from ext_authz.audit.segment import HEADER_BYTES, frames
 from ext_authz.audit.settings import AuditSettings
 from ext_authz.audit.spool import Spool
 from ext_authz.audit.trail_keys import TrailKeys
@@ -153,6 +157,46 @@ def test_shredding_is_on_record_and_leaves_the_trail_proven(config, trail, capfd
     assert "by=os:" in told[0]
     assert "reason=asked for" in told[0]
     assert ran(capfd, "audit", "shred", path, "--reason", "again", "-c", config).status == 2
+
+
+def test_what_a_sink_has_not_got_is_not_shredded_unasked(config, trail, capfd):
+    config.write_text(config.read_text() + "audit: {sinks: [{type: file, name: copy, path: copy.jsonl}]}\n")
+    path = files(trail)[0]
+    cursor = Cursor(trail, "copy")
+    for offset in (None, HEADER_BYTES, [each.end for each in frames(path.read_bytes()[HEADER_BYTES:])][-2]):
+        if offset is not None:
+            cursor.at(path.name).offset = offset
+            cursor.save()
+        done = ran(capfd, "audit", "shred", path, "--reason", "asked for", "-c", config)
+        assert done.status == 2
+        assert f"`{path.name}` is not with `copy` yet" in done.err
+        assert path.with_suffix(".key").exists()
+    cursor.at(path.name).offset = path.stat().st_size
+    cursor.save()
+    assert ran(capfd, "audit", "shred", path, "--reason", "asked for", "-c", config).status == 0
+    other = files(trail, "operator")[0]
+    done = ran(capfd, "audit", "shred", other, "--reason", "asked for", "--undelivered", "-c", config)
+    assert done.status == 0
+    assert not other.with_suffix(".key").exists()
+
+
+def test_a_key_is_deleted_behind_a_signed_event_and_for_good(config, trail, capfd, monkeypatch):
+    path = files(trail)[0]
+    real, seen = os.fsync, []
+
+    def looked(fd):
+        if os.path.samestat(os.fstat(fd), trail.stat()):
+            seen.append(path.with_suffix(".key").exists())
+            if not seen[-1]:  # as it stands when power is lost now
+                shutil.copytree(trail, trail.parent / "left")
+                monkeypatch.setattr(os, "fsync", real)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", looked)
+    assert ran(capfd, "audit", "shred", path, "--reason", "asked for", "-c", config).status == 0
+    assert seen[-1] is False, "the folder was not brought to the disk"
+    done = ran(capfd, "audit", "verify", trail.parent / "left", "-c", config)
+    assert done.status == 0, done.out
 
 
 def test_what_is_being_written_or_is_no_segment_is_not_shredded(config, trail, capfd, tmp_path):
