@@ -22,6 +22,8 @@ from ext_authz.envelope.errors import EnvelopeError
 
 STARTED: Final = "log_started"
 KEY_CHANGED: Final = "signing_key_changed"
+_MAX_OTHERS: Final = 256
+_BEGINNING: Final = 4096
 
 
 def record_start(spool: Spool, writer: str, open_key: OpenKey, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
@@ -46,10 +48,15 @@ def record_start(spool: Spool, writer: str, open_key: OpenKey, *, clock_ns: Call
 def start_details(directory: Path, log_id: str, writer: str, key: str, open_key: OpenKey) -> dict[str, Any]:
     """Return the details of the event `log_started` of a new log: its key, and the log before it with its head.
 
+    `others` are the last logs of other processes: nobody deletes all that one of them wrote without that being missing.
     Reads that log's last segment, which may take half a second. Never raises: what could not be read is said.
     """
     details: dict[str, Any] = {"log_id": log_id, "key": key}
-    files = [each for each in segments(directory) if each.writer == writer and each.log_id != log_id]
+    there = segments(directory)
+    others = {each.writer: each.log_id for each in there if each.writer != writer and _begun(each.path)}
+    if others:
+        details["others"] = sorted(others.values())[:_MAX_OTHERS]
+    files = [each for each in there if each.writer == writer and each.log_id != log_id]
     if not files:
         return details
     last = max((each for each in files if each.started == files[-1].started), key=lambda each: started_ns(each.path))
@@ -79,6 +86,14 @@ def start_details(directory: Path, log_id: str, writer: str, key: str, open_key:
     if made.marks:
         before["key"] = made.marks[-1].key
     return details
+
+
+def _begun(path: Path) -> bool:
+    """Whether a segment has more than what it begins with: one that could not be begun is taken away again."""
+    try:
+        return path.stat().st_size > _BEGINNING
+    except OSError:
+        return False
 
 
 def started_ns(path: Path) -> int:

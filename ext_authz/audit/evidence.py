@@ -48,7 +48,7 @@ class Claim:
 
 @dataclass(slots=True)
 class Log:
-    """One log: its segments in order, and what others say of it; `start` is the event that has `previous`.
+    """One log: its segments in order, and what others say of it; `start` is the event that has `previous` and `others`.
 
     `unread`: who of the next starts could not read how it ended, and why.
     """
@@ -60,6 +60,7 @@ class Log:
     claims: list[Claim] = field(default_factory=list)
     previous: dict[str, Any] | None = None
     start: int = 0
+    others: list[str] = field(default_factory=list)
     unread: str = ""
     roots: dict[int, bytes] = field(default_factory=dict)
 

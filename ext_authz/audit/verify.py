@@ -173,6 +173,8 @@ class Verifier:
                 if event.get("schema") == LIFECYCLE and event.get("event") == STARTED:
                     previous, log.start = event["details"].get("previous"), each.seq
                     log.previous = previous if isinstance(previous, dict) else None
+                    others = event["details"].get("others")
+                    log.others = [str(each) for each in others] if isinstance(others, list) else []
                     return
         except (EnvelopeError, OSError, ValueError, KeyError, TypeError, AttributeError):
             return  # whatever is wrong there, the scan says it
@@ -183,13 +185,16 @@ class Verifier:
         for log in logs:
             before = log.previous or {}
             log_id, size, root, problem = (before.get(name) for name in ("log_id", "size", "root", "problem"))
-            if isinstance(log_id, str) and log_id not in known:
-                self._missing[log_id] = (
-                    f"the log is missing, and no event says that it was removed; `{log.log_id}` names it"
-                )
-            elif isinstance(log_id, str) and isinstance(problem, str):
+            named = [log_id] if isinstance(log_id, str) else []
+            for each in (*named, *log.others):
+                if each not in known:
+                    text = f"the log is missing, and no event says that it was removed; `{log.log_id}` names it"
+                    self._missing[each] = text
+            if not isinstance(log_id, str) or log_id not in known:
+                continue
+            if isinstance(problem, str):
                 known[log_id].unread = f"{NEXT_START}, `{log.log_id}`, could not read it ({problem})"
-            elif isinstance(log_id, str) and type(size) is int and isinstance(root, str):
+            elif type(size) is int and isinstance(root, str):
                 with suppress(ValueError):
                     who, ended = f"{NEXT_START}, `{log.log_id}`", before.get("ended") is True
                     known[log_id].claims.append(Claim(size, bytes.fromhex(root), who, log, log.start, ended))

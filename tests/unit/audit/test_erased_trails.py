@@ -114,6 +114,24 @@ def test_a_log_killed_before_its_first_checkpoint_is_whole_where_the_next_start_
     assert verified(tmp_path).status == 0
 
 
+def test_all_logs_of_one_process_are_missing_where_another_was_started_since(tmp_path):
+    trail = write(tmp_path / "audit", 50, name="worker-1")
+    write(trail, 20, name="worker-1", clock_ns=lambda: time.time_ns() + PAST_NS)
+    named = files(trail, "worker-1")[-1].name[:-11]
+    start(trail, "worker-0")
+    assert verified(trail).status == 0
+    for path in files(trail, "worker-1"):
+        path.unlink()
+    report = verified(trail)
+    assert report.status == 4
+    assert f"{named}: the log is missing, and no event says that it was removed" in problems(report)[0]
+    spool = new_spool(trail, "control")
+    told = {"segments": {named: 0}, "kept": []}
+    spool.append(lambda seq: event(spool.log_id, seq, schema="ext_authz.lifecycle/1", event="retention", details=told))
+    spool.close()
+    assert verified(trail).status == 0
+
+
 def test_a_log_that_could_not_be_read_at_the_next_start_may_have_been_cut_off_since(tmp_path):
     trail = write(tmp_path / "audit", 50, 60, sealed=False, clock_ns=lambda: time.time_ns() - PAST_NS)
     last = files(trail)[-1]
