@@ -50,6 +50,7 @@ def shred(
     folder = loaded.settings.run_dir / "audit"
     sinks = [] if undelivered else [each.label for each in loaded.settings.audit.sinks]
     chosen = [_segment(path, folder, sinks) for path in paths]
+    _refuse_repeats(chosen, folder)
     keys = TrailKeys(loaded.settings.audit, loaded.base, loaded.settings.run_dir, os.environ)
     try:
         spool = Spool.create(folder, WRITER, keys=keys.open(), signer=keys.signer())
@@ -89,6 +90,42 @@ def _segment(path: Path, folder: Path, sinks: Sequence[str]) -> "Segment":
             f"`{found.name}` is not with {lacking} yet, and never would be (`--undelivered` does it all the same)"
         )
     return found
+
+
+def _refuse_repeats(chosen: "Sequence[Segment]", folder: Path) -> None:
+    """After a failed sync events stand in two segments or more: all of those are shredded together, or none.
+
+    Raises CommandError.
+    """
+    from ext_authz.audit.trail import segments
+
+    names = {each.name for each in chosen}
+    for segment in chosen:
+        log = [each for each in segments(folder) if each.log_id == segment.log_id]
+        at = next(index for index, each in enumerate(log) if each.number == segment.number)
+        first, end = _range(segment.path)
+        for step, there in ((-1, log[:at][::-1]), (1, log[at + 1 :])):
+            for each in there:
+                begin, stop = _range(each.path)
+                if (stop <= first) if step < 0 else (begin >= end):
+                    break
+                if each.key.exists() and each.name not in names:
+                    text = f"`{segment.name}` and `{each.name}` have the same events (a disk failed): name both"
+                    raise CommandError(text)
+
+
+def _range(path: Path) -> tuple[int, int]:
+    """Return the number of a segment's first event, and the one behind its last; 0 and 0 where it shows none."""
+    from ext_authz.audit.framing import framing
+    from ext_authz.audit.segment import HEADER_BYTES, read_header
+    from ext_authz.envelope.errors import EnvelopeError
+
+    try:
+        with path.open("rb") as file:
+            header, _ = read_header(file.read(HEADER_BYTES))
+        return header.first_seq, header.first_seq + framing(path, path.stat().st_size).events
+    except (EnvelopeError, OSError):
+        return 0, 0
 
 
 def _header(segment: "Segment", open_key: "OpenKey") -> dict[str, str]:

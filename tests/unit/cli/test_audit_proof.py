@@ -8,6 +8,7 @@ import pytest
 from altered import add, files, flip
 from command_line import ran
 from projects import project
+from trails import fail_one_sync
 
 from ext_authz.audit.boot import record_start
 from ext_authz.audit.cursor import Cursor
@@ -197,6 +198,30 @@ def test_a_key_is_deleted_behind_a_signed_event_and_for_good(config, trail, capf
     assert seen[-1] is False, "the folder was not brought to the disk"
     done = ran(capfd, "audit", "verify", trail.parent / "left", "-c", config)
     assert done.status == 0, done.out
+
+
+def test_events_that_a_failed_disk_put_into_two_segments_are_shredded_in_both(config, trail, capfd, monkeypatch):
+    keys = TrailKeys(AuditSettings(), trail.parents[1], trail.parent, {})
+    spool = Spool.create(trail, "worker-1", keys=keys.open(), signer=keys.signer())
+    add(spool, 5)
+    assert spool.sync()
+    add(spool, 5)
+    fail_one_sync(monkeypatch)
+    assert spool.sync()
+    monkeypatch.undo()
+    spool.keys.wait(2, 5)
+    assert spool.rotate()
+    add(spool, 5)
+    spool.close()
+    first, second, third = files(trail, "worker-1")
+    for alone, other in ((first, second), (second, first)):
+        done = ran(capfd, "audit", "shred", alone, "--reason", "asked for", "-c", config)
+        assert done.status == 2
+        assert f"`{alone.name}` and `{other.name}` have the same events" in done.err
+    assert ran(capfd, "audit", "shred", third, "--reason", "asked for", "-c", config).status == 0
+    monkeypatch.chdir(trail)
+    assert ran(capfd, "audit", "shred", first.name, second.name, "--reason", "asked for", "-c", config).status == 0
+    assert ran(capfd, "audit", "verify", "-c", config).status == 0
 
 
 def test_what_is_being_written_or_is_no_segment_is_not_shredded(config, trail, capfd, tmp_path):
