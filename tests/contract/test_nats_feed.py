@@ -109,7 +109,7 @@ def test_a_server_that_is_killed_and_comes_back_loses_nothing_and_gives_nothing_
     one = feed()
     assert numbers(one) == [1, 2]
     rig.down()
-    for what in ("Connection", "no connection to nats://127.0.0.1"):
+    for what in ("connection", "no connection to nats://127.0.0.1"):
         with pytest.raises(OSError, match=f"the subject `{SUBJECT}` cannot be read: {what}"):
             numbers(one)
     one.remembered()
