@@ -41,6 +41,11 @@ def test_each_doubling_doubles_the_estimate():
     assert steps[-1] > 2**9
 
 
+def test_what_could_make_too_much_is_refused_at_load():
+    with pytest.raises(cel.CelError, match="too much of what it is given"):
+        cel.Cel("['a']" + ".map(x, x + x)" * 28 + ".size() == 0")
+
+
 @pytest.mark.parametrize(
     "odd",
     [

@@ -40,6 +40,10 @@ CASES = {
     ),
     "an unknown effect": (ALLOW + "  effect: permit", ["6:11 unknown `effect` `permit`; it is one of `allow`, `deny`"]),
     "an effect nearly right": (ALLOW + "  effect: allows", ["6:11 unknown `effect` `allows`, did you mean `allow`?"]),
+    "an end that no 64 bits hold": (
+        DENY + "  not_after: 9999-12-31T23:59:59Z",
+        ["4:14 `not_after` must be from 1678 to 2261; what has no end is left out"],
+    ),
     "an unknown mode": (DENY + "  mode: audit", ["4:9 unknown `mode` `audit`; it is one of `enforce`, `shadow`"]),
     "an allow without its lists": (
         "policies: [{id: p}]",
