@@ -1,22 +1,16 @@
 """The streams of a fleet read by one monitor, from a real Redis: what one sidecar writes keeps no other's from coming."""
 
-import debian
 import orjson
 import pytest
-from shared_log import RedisServer
+from shared_log import needed_redis
 
 from ext_authz.monitor.feeds_streams import RedisFeed
 
 
 @pytest.fixture
 def server(tmp_path):
-    try:
-        running = RedisServer(tmp_path)
-    except debian.AbsentError:
-        pytest.skip("no redis-server")
-    running.start()
-    yield running
-    running.kill()
+    with needed_redis(tmp_path) as running:
+        yield running
 
 
 def write(client, log, number):

@@ -5,12 +5,11 @@ import itertools
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import debian
 import pytest
 import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from shared_log import MemoryLog, RedisServer
+from shared_log import MemoryLog, RedisServer, redis_if_any
 
 from ext_authz.model import Risk
 from ext_authz.state import State, StoreError
@@ -58,14 +57,8 @@ Hosts = Callable[..., Host]
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer | None]:
-    try:
-        running = RedisServer(tmp_path_factory.mktemp("redis"))
-    except debian.AbsentError:
-        yield None
-        return
-    running.start()
-    yield running
-    running.kill()
+    with redis_if_any(tmp_path_factory.mktemp("redis")) as running:
+        yield running
 
 
 @pytest.fixture(params=["memory", "redis"])

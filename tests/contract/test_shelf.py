@@ -3,9 +3,8 @@
 import time
 import uuid
 
-import debian
 import pytest
-from shared_log import RedisServer
+from shared_log import redis_if_any
 from shelves import MemoryShelf
 
 from ext_authz.monitor.fleet import Exchange
@@ -19,14 +18,8 @@ A, B, C = (character * 32 for character in "abc")
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    try:
-        running = RedisServer(tmp_path_factory.mktemp("redis"))
-    except debian.AbsentError:
-        yield None
-        return
-    running.start()
-    yield running
-    running.kill()
+    with redis_if_any(tmp_path_factory.mktemp("redis")) as running:
+        yield running
 
 
 @pytest.fixture

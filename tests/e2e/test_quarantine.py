@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import debian
 import httpx
 import pytest
 from echo_upstream import grpc_echo, http_echo
 from envoy_process import CALLER, MODELS, POLICIES, Edge, Files, files, settings
-from shared_log import RedisServer
+from shared_log import needed_redis
 from sidecar_process import wait_until
 
 from ext_authz.audit.reader import Trail
@@ -190,15 +189,7 @@ def test_an_attack_at_one_host_ends_behind_the_envoy_of_another_within_two_secon
     secret = tmp_path / "fleet.secret"
     secret.write_bytes(secrets.token_bytes(32))
     secret.chmod(0o600)
-    (tmp_path / "redis").mkdir()
-    try:
-        server = RedisServer(tmp_path / "redis")
-    except debian.AbsentError as error:
-        pytest.skip(str(error))
-    server.start()
-    try:
+    with needed_redis(tmp_path / "redis") as server:
         shared = f"state: {{backend: redis, url: '{server.url}', secret_file: {secret}}}\n"
         with hosts(tmp_path, transport, ("a", "b"), shared) as edges:
             judged(edges, attacked(edges), capsys, f"two sidecars on one Redis ({transport})")
-    finally:
-        server.kill()

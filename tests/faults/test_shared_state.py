@@ -10,11 +10,10 @@ import threading
 import time
 from collections import Counter
 
-import debian
 import pytest
 from relay import Relay
 from running_service import CONFIGURATION, SCORER, write_configuration
-from shared_log import RedisServer
+from shared_log import needed_redis
 from sidecar_process import Sidecar, wait_until
 from wire_requests import check_request
 
@@ -91,14 +90,8 @@ class Host:
 
 @pytest.fixture
 def server(tmp_path):
-    (tmp_path / "redis").mkdir()
-    try:
-        made = RedisServer(tmp_path / "redis")
-    except debian.AbsentError as error:
-        pytest.skip(str(error))
-    made.start()
-    yield made
-    made.kill()
+    with needed_redis(tmp_path / "redis") as made:
+        yield made
 
 
 @pytest.fixture

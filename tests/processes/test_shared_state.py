@@ -8,11 +8,10 @@ import subprocess
 import sys
 import time
 
-import debian
 import jwt
 import pytest
 from running_service import CONFIGURATION, SCORER, write_configuration
-from shared_log import RedisServer
+from shared_log import needed_redis
 from sidecar_process import Sidecar, wait_until
 from sink_servers import NatsRig
 from wire_requests import check_request
@@ -29,15 +28,8 @@ ISSUER = "{issuer: 'https://idp.example', audiences: [ml], hmac_secret_file: hma
 
 @pytest.fixture
 def redis_server(tmp_path):
-    folder = tmp_path / "redis"
-    folder.mkdir()
-    try:
-        server = RedisServer(folder)
-    except debian.AbsentError as error:
-        pytest.skip(str(error))
-    server.start()
-    yield server
-    server.kill()
+    with needed_redis(tmp_path / "redis") as server:
+        yield server
 
 
 @pytest.fixture

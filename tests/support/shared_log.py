@@ -1,10 +1,11 @@
 """The fake beside the shared log in Redis, and a Redis of one's own."""
 
+import contextlib
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import debian
@@ -101,3 +102,28 @@ class RedisServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+@contextlib.contextmanager
+def redis_if_any(folder: Path) -> Iterator[RedisServer | None]:
+    """Start a Redis that keeps its files in `folder`, and end it; None where there is none to be had."""
+    try:
+        server = RedisServer(folder)
+    except debian.AbsentError:
+        yield None
+        return
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def needed_redis(folder: Path) -> Iterator[RedisServer]:
+    """As `redis_if_any`, and the test is skipped where there is none. The folder is made."""
+    debian.needed("redis-server")
+    folder.mkdir(exist_ok=True)
+    with redis_if_any(folder) as server:
+        assert server is not None
+        yield server

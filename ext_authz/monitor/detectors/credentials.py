@@ -292,13 +292,7 @@ class CredentialStuffing(Fold):
         spread.baseline.note(spread.window * spread.length // DAY, names, limits)
         if names <= limit or sources < self.params.spread_sources or spread.alarmed == spread.window:
             return NONE
-        spread.alarmed = spread.window
-        within = "hour" if spread.length == HOUR else "day (low and slow)"
-        said = (
-            f"credentials for about {names} names failed from about {sources} sources within the {within}"
-            f" (limit {round(limit)})"
-        )
-        return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), at_ns),)
+        return self._alarm(at_ns, spread, names, sources, f" (limit {round(limit)})")
 
     def _judge_together(self, at_ns: int, spread: "_Spread", limits: Limits) -> Found:
         union = spread.union
@@ -308,12 +302,13 @@ class CredentialStuffing(Fold):
         limit = union.judge(day, at_ns // SECOND_NS, limits, least)
         if not limit or spread.alarmed == spread.window:
             return NONE
+        told = f", at {union.hosts + 1} hosts together (limit {round(limit)})"
+        return self._alarm(at_ns, spread, len(union.one), len(union.two), told)
+
+    def _alarm(self, at_ns: int, spread: "_Spread", names: int, sources: int, told: str) -> Found:
         spread.alarmed = spread.window
         within = "hour" if spread.length == HOUR else "day (low and slow)"
-        said = (
-            f"credentials for about {len(union.one)} names failed from about {len(union.two)} sources within the"
-            f" {within}, at {union.hosts + 1} hosts together (limit {round(limit)})"
-        )
+        said = f"credentials for about {names} names failed from about {sources} sources within the {within}{told}"
         return (Finding(self.name, None, None, Severity.HIGH, said, tuple(spread.evidence), at_ns),)
 
     def _join(self, spread: "_Spread") -> None:
